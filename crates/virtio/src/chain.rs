@@ -1,0 +1,335 @@
+//! A descriptor chain: the buffers of one request, checked once, then copied from and to.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use crate::Memory;
+
+/// A descriptor is 16 bytes: address, length, flags, next (virtio 1.2, 2.7.5).
+const DESCRIPTOR_SIZE: u64 = 16;
+
+/// The most buffers that one system call takes, and so the longest indirect table that is followed: a guest
+/// can't make a chain grow beyond that.
+const IOV_MAX: usize = 1024;
+
+/// Why a descriptor chain was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// A descriptor index at or over the table's size.
+    #[error("descriptor index {index} in a table of {size}")]
+    Index {
+        /// The index.
+        index: u16,
+        /// The table's size.
+        size: u16,
+    },
+    /// More descriptors than the table has, so that one must come twice.
+    #[error("descriptor chain of more than {0} descriptors: it loops")]
+    Loop(u16),
+    /// A buffer or a table that is not all in one region of guest memory.
+    #[error("{length} bytes at guest address {address:#x} are not memory")]
+    Memory {
+        /// The guest-physical address.
+        address: u64,
+        /// The length in bytes.
+        length: u64,
+    },
+    /// An indirect table whose length is not one to 1,024 descriptors.
+    #[error("indirect descriptor table of {0} bytes")]
+    TableLength(u32),
+    /// An indirect table inside an indirect table, or one with a successor (virtio 1.2, 2.7.5.3.1).
+    #[error("indirect descriptor table inside another, or with a successor")]
+    Nested,
+    /// A device-readable buffer after a device-writable one (virtio 1.2, 2.7.4.2).
+    #[error("device-readable buffer after a device-writable one")]
+    Order,
+    /// All buffers together have more than `u32::MAX` bytes (virtio 1.2, 2.7.5.2).
+    #[error("descriptor chain of over 4 GiB")]
+    Length,
+}
+
+/// A buffer that was found to lie in guest memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    address: GuestAddress,
+    length: usize,
+}
+
+/// The buffers of one request. Offsets count from the start of the readable, or of the writable, part,
+/// wherever the driver cut it.
+#[derive(Debug)]
+pub struct Chain {
+    head: u16,
+    memory: Memory,
+    /// First those that the device reads, then those that it writes.
+    segments: Vec<Segment>,
+    first_writable: usize,
+    readable: usize,
+    writable: usize,
+}
+
+impl Chain {
+    /// Walks the chain that starts at `head` in the table of `size` descriptors at `table`; `spare` is
+    /// storage from an earlier chain.
+    pub(crate) fn walk(
+        memory: &Memory,
+        table: GuestAddress,
+        size: u16,
+        head: u16,
+        spare: Vec<Segment>,
+    ) -> Result<Self, ChainError> {
+        let mut segments = spare;
+        segments.clear();
+        let mut chain =
+            Self { head, memory: memory.clone(), segments, first_writable: 0, readable: 0, writable: 0 };
+        chain.follow(table, size, head, false)?;
+        Ok(chain)
+    }
+
+    fn follow(
+        &mut self,
+        table: GuestAddress,
+        size: u16,
+        first: u16,
+        in_table: bool,
+    ) -> Result<(), ChainError> {
+        let mut index = first;
+        for _ in 0..size {
+            if index >= size {
+                return Err(ChainError::Index { index, size });
+            }
+            let raw = self.descriptor(table, index)?;
+            let address =
+                u64::from_le_bytes([raw[0], raw[1], raw[2], raw[3], raw[4], raw[5], raw[6], raw[7]]);
+            let length = u32::from_le_bytes([raw[8], raw[9], raw[10], raw[11]]);
+            let flags = u32::from(u16::from_le_bytes([raw[12], raw[13]]));
+            if flags & VRING_DESC_F_INDIRECT != 0 {
+                if in_table || flags & VRING_DESC_F_NEXT != 0 {
+                    return Err(ChainError::Nested);
+                }
+                let entries = length / DESCRIPTOR_SIZE as u32;
+                let entries = match u16::try_from(entries) {
+                    Ok(n)
+                        if (1..=IOV_MAX).contains(&usize::from(n))
+                            && u64::from(length).is_multiple_of(DESCRIPTOR_SIZE) =>
+                    {
+                        n
+                    }
+                    _ => return Err(ChainError::TableLength(length)),
+                };
+                return self.follow(GuestAddress(address), entries, 0, true);
+            }
+            self.push(address, length, flags & VRING_DESC_F_WRITE != 0)?;
+            if flags & VRING_DESC_F_NEXT == 0 {
+                return Ok(());
+            }
+            index = u16::from_le_bytes([raw[14], raw[15]]);
+        }
+        Err(ChainError::Loop(size))
+    }
+
+    fn descriptor(&self, table: GuestAddress, index: u16) -> Result<[u8; 16], ChainError> {
+        let address = table.0.checked_add(u64::from(index) * DESCRIPTOR_SIZE);
+        address
+            .and_then(|a| self.memory.read_obj::<u128>(GuestAddress(a)).ok())
+            .map(u128::to_ne_bytes)
+            .ok_or(ChainError::Memory { address: address.unwrap_or(table.0), length: DESCRIPTOR_SIZE })
+    }
+
+    fn push(&mut self, address: u64, length: u32, writable: bool) -> Result<(), ChainError> {
+        // An empty buffer is odd but harmless; a driver may cut a message anywhere.
+        if length > 0 {
+            let bad = ChainError::Memory { address, length: u64::from(length) };
+            self.memory.get_slice(GuestAddress(address), length as usize).map_err(|_| bad)?;
+        }
+        let total = self.readable + self.writable + length as usize;
+        u32::try_from(total).map_err(|_| ChainError::Length)?;
+        if writable {
+            self.writable += length as usize;
+        } else {
+            if self.segments.len() > self.first_writable {
+                return Err(ChainError::Order);
+            }
+            self.readable += length as usize;
+            self.first_writable += 1;
+        }
+        self.segments.push(Segment { address: GuestAddress(address), length: length as usize });
+        Ok(())
+    }
+
+    /// The index of the chain's first descriptor: its name in the rings.
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+
+    /// Bytes that the driver wrote for the device.
+    pub fn readable(&self) -> usize {
+        self.readable
+    }
+
+    /// Bytes of room for the device's answer.
+    pub fn writable(&self) -> usize {
+        self.writable
+    }
+
+    /// Copies from the readable part, at `offset`, all of `to`; false, and nothing done, when the part is
+    /// shorter.
+    #[must_use]
+    pub fn read_at(&self, offset: usize, to: &mut [u8]) -> bool {
+        if offset.checked_add(to.len()).is_none_or(|end| end > self.readable) {
+            return false;
+        }
+        let mut rest = to;
+        for part in self.parts(false, offset, rest.len()) {
+            let (now, later) = rest.split_at_mut(part.length);
+            if self.memory.read_slice(now, part.address).is_err() {
+                return false;
+            }
+            rest = later;
+        }
+        true
+    }
+
+    /// Copies all of `from` into the writable part, at `offset`; false, and nothing done, when the part
+    /// is shorter.
+    #[must_use]
+    pub fn write_at(&self, offset: usize, from: &[u8]) -> bool {
+        if offset.checked_add(from.len()).is_none_or(|end| end > self.writable) {
+            return false;
+        }
+        let mut rest = from;
+        for part in self.parts(true, offset, rest.len()) {
+            let (now, later) = rest.split_at(part.length);
+            if self.memory.write_slice(now, part.address).is_err() {
+                return false;
+            }
+            rest = later;
+        }
+        true
+    }
+
+    /// Reads at most `count` bytes of a file, from `position`, straight into the writable part at
+    /// `offset`: one `preadv`, no copy. Returns how many bytes came.
+    ///
+    /// # Errors
+    ///
+    /// What `preadv(2)` returns.
+    pub fn read_from_file(
+        &self,
+        offset: usize,
+        count: usize,
+        file: BorrowedFd,
+        position: u64,
+    ) -> io::Result<usize> {
+        let position = libc::off_t::try_from(position).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let iov = self.iovecs(true, offset, count);
+        // SAFETY: every iovec lies in a mapping of guest memory, which `self.memory` keeps alive.
+        result(unsafe { libc::preadv(file.as_raw_fd(), iov.as_ptr(), iov.len() as libc::c_int, position) })
+    }
+
+    /// Writes at most `count` bytes of the readable part, from `offset`, straight into a file at
+    /// `position`. Returns how many bytes went.
+    ///
+    /// # Errors
+    ///
+    /// What `pwritev(2)` returns.
+    pub fn write_to_file(
+        &self,
+        offset: usize,
+        count: usize,
+        file: BorrowedFd,
+        position: u64,
+    ) -> io::Result<usize> {
+        let position = libc::off_t::try_from(position).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let iov = self.iovecs(false, offset, count);
+        // SAFETY: every iovec lies in a mapping of guest memory, which `self.memory` keeps alive.
+        result(unsafe { libc::pwritev(file.as_raw_fd(), iov.as_ptr(), iov.len() as libc::c_int, position) })
+    }
+
+    /// Receives at most `count` bytes from a socket straight into the writable part at `offset`, without
+    /// waiting. Zero is the peer's end.
+    ///
+    /// # Errors
+    ///
+    /// What `recvmsg(2)` returns; `WouldBlock` when nothing is there.
+    pub fn read_from_socket(&self, offset: usize, count: usize, socket: BorrowedFd) -> io::Result<usize> {
+        let mut iov = self.iovecs(true, offset, count);
+        let mut message = message(&mut iov);
+        // SAFETY: the header names iovecs that lie in guest memory, which `self.memory` keeps alive, and
+        // no control buffer or address.
+        result(unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) })
+    }
+
+    /// Sends at most `count` bytes of the readable part, from `offset`, straight into a socket, without
+    /// waiting and without SIGPIPE. Returns how many bytes went.
+    ///
+    /// # Errors
+    ///
+    /// What `sendmsg(2)` returns; `WouldBlock` when there is no room.
+    pub fn write_to_socket(&self, offset: usize, count: usize, socket: BorrowedFd) -> io::Result<usize> {
+        let mut iov = self.iovecs(false, offset, count);
+        let message = message(&mut iov);
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: as in `read_from_socket`.
+        result(unsafe { libc::sendmsg(socket.as_raw_fd(), &message, flags) })
+    }
+
+    /// The pieces of guest memory that hold `count` bytes from `offset` of one part, or up to its end.
+    fn parts(&self, writable: bool, offset: usize, count: usize) -> impl Iterator<Item = Segment> {
+        let (readable, rest) = self.segments.split_at(self.first_writable);
+        let (mut skip, mut left) = (offset, count);
+        let side = if writable { rest } else { readable };
+        side.iter().filter_map(move |segment| {
+            if skip >= segment.length {
+                skip -= segment.length;
+                return None;
+            }
+            let length = (segment.length - skip).min(left);
+            let address = GuestAddress(segment.address.0 + skip as u64);
+            (skip, left) = (0, left - length);
+            (length > 0).then_some(Segment { address, length })
+        })
+    }
+
+    fn iovecs(&self, writable: bool, offset: usize, count: usize) -> Vec<libc::iovec> {
+        let mut iovecs: Vec<libc::iovec> = Vec::with_capacity(self.segments.len().min(IOV_MAX));
+        for part in self.parts(writable, offset, count) {
+            // Checked when the chain was walked, and guest memory never shrinks.
+            let Ok(slice) = self.memory.get_slice(part.address, part.length) else { break };
+            let base = slice.ptr_guard_mut().as_ptr();
+            // Pages that follow each other are one piece: the kernel does less.
+            let full = iovecs.len() == IOV_MAX;
+            let end = iovecs.last().map(|last| last.iov_base.cast::<u8>().wrapping_add(last.iov_len));
+            match iovecs.last_mut() {
+                Some(last) if end == Some(base) => last.iov_len += part.length,
+                _ if full => break,
+                _ => iovecs.push(libc::iovec { iov_base: base.cast(), iov_len: part.length }),
+            }
+        }
+        iovecs
+    }
+
+    pub(crate) fn into_spare(self) -> Vec<Segment> {
+        self.segments
+    }
+}
+
+fn message(iov: &mut [libc::iovec]) -> libc::msghdr {
+    // SAFETY: all zeroes is a valid msghdr: no address, no buffers, no control data.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = iov.as_mut_ptr();
+    header.msg_iovlen = iov.len();
+    header
+}
+
+fn result(returned: isize) -> io::Result<usize> {
+    usize::try_from(returned).map_err(|_| io::Error::last_os_error())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,357 @@
+//! The virtio-mmio transport (virtio 1.2, 4.2.2): a device's registers, as the vCPUs see them.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+        mpsc::{SyncSender, sync_channel},
+    },
+};
+
+use virtio_bindings::{
+    virtio_config::{
+        VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK,
+        VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
+    },
+    virtio_mmio::*,
+    virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC},
+};
+use virtio_queue::{Queue as Ring, QueueT};
+use vm_memory::GuestAddress;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::{Activation, DeviceKind, Memory, Queue, worker::Command};
+
+/// The size of a device's register window, in bytes.
+pub const MMIO_SIZE: u64 = 0x1000;
+
+/// Where in the window the driver writes a queue's index to notify the device.
+pub const NOTIFY_OFFSET: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+const VENDOR: u32 = u32::from_le_bytes(*b"nofr");
+const CONFIG: u64 = VIRTIO_MMIO_CONFIG as u64;
+
+/// Features of the transport and the ring that every device offers.
+const COMMON: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
+
+/// What a device says of itself, and its ends of the connection to its worker.
+pub(crate) struct Setup {
+    pub kind: DeviceKind,
+    pub features: u64,
+    pub queue_sizes: Vec<u16>,
+    pub config: Vec<u8>,
+    pub memory: Memory,
+    pub interrupt: Interrupt,
+    pub kicks: Vec<EventFd>,
+    pub commands: SyncSender<Command>,
+    pub wake: EventFd,
+}
+
+/// A device's registers. Belongs to the vCPUs; the device runs elsewhere.
+pub struct Transport {
+    kind: DeviceKind,
+    features: u64,
+    config: Vec<u8>,
+    memory: Memory,
+    interrupt: Interrupt,
+    kicks: Vec<EventFd>,
+    /// Gone only while the transport is dropped, so that the worker sees the end.
+    commands: Option<SyncSender<Command>>,
+    wake: EventFd,
+    state: State,
+}
+
+/// What the driver has written: plain data.
+#[derive(Debug)]
+struct State {
+    status: u32,
+    device_features_select: u32,
+    driver_features_select: u32,
+    driver_features: u64,
+    queue_select: u32,
+    queues: Vec<Ring>,
+    active: bool,
+}
+
+impl Transport {
+    pub(crate) fn new(setup: Setup) -> Self {
+        // A size that is no power of two is a mistake of the device's author; it reads as an absent queue.
+        let queues = setup.queue_sizes.iter().map(|&size| Ring::new(size).unwrap_or_default()).collect();
+        Self {
+            kind: setup.kind,
+            features: setup.features | COMMON,
+            config: setup.config,
+            memory: setup.memory,
+            interrupt: setup.interrupt,
+            kicks: setup.kicks,
+            commands: Some(setup.commands),
+            wake: setup.wake,
+            state: State {
+                status: 0,
+                device_features_select: 0,
+                driver_features_select: 0,
+                driver_features: 0,
+                queue_select: 0,
+                queues,
+                active: false,
+            },
+        }
+    }
+
+    /// Signalled when the driver is to be interrupted; for an edge-triggered line.
+    pub fn interrupt(&self) -> &EventFd {
+        &self.interrupt.0.line
+    }
+
+    /// One event descriptor for each queue: a write of queue `i`'s index to [`NOTIFY_OFFSET`] may signal
+    /// number `i` directly.
+    pub fn kicks(&self) -> &[EventFd] {
+        &self.kicks
+    }
+
+    /// The guest reads `data.len()` bytes at `offset` of the window. What no register answers reads as
+    /// zero.
+    pub fn read(&mut self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if let Some(at) = offset.checked_sub(CONFIG) {
+            for (byte, from) in
+                data.iter_mut().zip(self.config.iter().skip(at.try_into().unwrap_or(usize::MAX)))
+            {
+                *byte = *from;
+            }
+        } else if let (Ok(register), 4) = (u32::try_from(offset), data.len()) {
+            data.copy_from_slice(&self.register(register).to_le_bytes());
+        }
+    }
+
+    fn register(&self, register: u32) -> u32 {
+        match register {
+            VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
+            VIRTIO_MMIO_VERSION => 2,
+            VIRTIO_MMIO_DEVICE_ID => self.kind.0,
+            VIRTIO_MMIO_VENDOR_ID => VENDOR,
+            VIRTIO_MMIO_DEVICE_FEATURES => half(self.features, self.state.device_features_select),
+            VIRTIO_MMIO_QUEUE_NUM_MAX => self.queue().map_or(0, |q| u32::from(q.max_size())),
+            VIRTIO_MMIO_QUEUE_READY => self.queue().map_or(0, |q| u32::from(q.ready())),
+            VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.0.status.load(Ordering::Acquire),
+            VIRTIO_MMIO_STATUS => self.state.status | self.interrupt.0.needs_reset.load(Ordering::Acquire),
+            // No shared memory regions: their length reads as all ones (4.2.2).
+            VIRTIO_MMIO_SHM_LEN_LOW
+            | VIRTIO_MMIO_SHM_LEN_HIGH
+            | VIRTIO_MMIO_SHM_BASE_LOW
+            | VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
+            _ => 0,
+        }
+    }
+
+    /// The guest writes `data` at `offset` of the window. What no register takes is ignored.
+    pub fn write(&mut self, offset: u64, data: &[u8]) {
+        if let (Ok(register), Ok(value)) = (u32::try_from(offset), data.try_into()) {
+            self.set_register(register, u32::from_le_bytes(value));
+        }
+    }
+
+    fn set_register(&mut self, register: u32, value: u32) {
+        match register {
+            VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.state.device_features_select = value,
+            VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.state.driver_features_select = value,
+            VIRTIO_MMIO_DRIVER_FEATURES if !self.has(VIRTIO_CONFIG_S_FEATURES_OK) => {
+                let mask = match self.state.driver_features_select {
+                    0 => u64::from(u32::MAX),
+                    1 => !u64::from(u32::MAX),
+                    _ => return,
+                };
+                let value = u64::from(value) | u64::from(value) << 32;
+                self.state.driver_features = self.state.driver_features & !mask | value & mask;
+            }
+            VIRTIO_MMIO_QUEUE_SEL => self.state.queue_select = value,
+            VIRTIO_MMIO_QUEUE_NOTIFY => {
+                // Only reached when the VMM did not wire the write to the event descriptor.
+                if let Some(kick) = usize::try_from(value).ok().and_then(|q| self.kicks.get(q)) {
+                    let _ = kick.write(1);
+                }
+            }
+            VIRTIO_MMIO_INTERRUPT_ACK => {
+                self.interrupt.0.status.fetch_and(!value, Ordering::AcqRel);
+            }
+            VIRTIO_MMIO_STATUS => self.set_status(value),
+            _ if self.has(VIRTIO_CONFIG_S_FEATURES_OK) && !self.state.active => {
+                self.set_queue(register, value)
+            }
+            _ => {}
+        }
+    }
+
+    /// Writes to the selected queue's registers; only between feature negotiation and DRIVER_OK.
+    fn set_queue(&mut self, register: u32, value: u32) {
+        let queue = usize::try_from(self.state.queue_select).ok();
+        let Some(queue) = queue.and_then(|q| self.state.queues.get_mut(q)) else { return };
+        // A size or an address that the ring can't have leaves the queue as it was.
+        let low = |address: u64| GuestAddress(address & !0xffff_ffff | u64::from(value));
+        let high = |address: u64| GuestAddress(address & 0xffff_ffff | u64::from(value) << 32);
+        let (table, available, used) = (queue.desc_table(), queue.avail_ring(), queue.used_ring());
+        let _ = match register {
+            VIRTIO_MMIO_QUEUE_NUM => queue.try_set_size(u16::try_from(value).unwrap_or(0)),
+            VIRTIO_MMIO_QUEUE_DESC_LOW => queue.try_set_desc_table_address(low(table)),
+            VIRTIO_MMIO_QUEUE_DESC_HIGH => queue.try_set_desc_table_address(high(table)),
+            VIRTIO_MMIO_QUEUE_AVAIL_LOW => queue.try_set_avail_ring_address(low(available)),
+            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => queue.try_set_avail_ring_address(high(available)),
+            VIRTIO_MMIO_QUEUE_USED_LOW => queue.try_set_used_ring_address(low(used)),
+            VIRTIO_MMIO_QUEUE_USED_HIGH => queue.try_set_used_ring_address(high(used)),
+            VIRTIO_MMIO_QUEUE_READY => {
+                queue.set_ready(value == 1);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+    }
+
+    /// The driver's walk through initialisation (3.1.1): bits are only ever added, in order; zero resets.
+    fn set_status(&mut self, value: u32) {
+        if value == 0 {
+            self.reset();
+            return;
+        }
+        let added = value & !self.state.status;
+        if value & self.state.status != self.state.status {
+            return;
+        }
+        self.state.status |=
+            added & (VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FAILED);
+        if added & VIRTIO_CONFIG_S_FEATURES_OK != 0 && self.has(VIRTIO_CONFIG_S_DRIVER) && self.acceptable() {
+            self.state.status |= VIRTIO_CONFIG_S_FEATURES_OK;
+        }
+        if added & VIRTIO_CONFIG_S_DRIVER_OK != 0 && self.has(VIRTIO_CONFIG_S_FEATURES_OK) {
+            self.state.status |= VIRTIO_CONFIG_S_DRIVER_OK;
+            self.activate();
+        }
+    }
+
+    fn has(&self, bit: u32) -> bool {
+        self.state.status & bit != 0
+    }
+
+    /// Only what was offered, and the modern interface (6.1).
+    fn acceptable(&self) -> bool {
+        let chosen = self.state.driver_features;
+        chosen & !self.features == 0 && chosen & 1 << VIRTIO_F_VERSION_1 != 0
+    }
+
+    fn activate(&mut self) {
+        let event_index = self.state.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+        let mut queues = Vec::with_capacity(self.state.queues.len());
+        for ring in &mut self.state.queues {
+            ring.set_event_idx(event_index);
+            if !ring.ready() || !ring.is_valid(&*self.memory) {
+                self.interrupt.needs_reset();
+                return;
+            }
+            let Ok(ring) = Ring::try_from(ring.state()) else {
+                self.interrupt.needs_reset();
+                return;
+            };
+            queues.push(Queue::new(ring, self.memory.clone(), self.interrupt.clone()));
+        }
+        self.state.active = true;
+        self.send(Command::Activate(Activation {
+            features: self.state.driver_features,
+            queues,
+            memory: self.memory.clone(),
+        }));
+    }
+
+    fn reset(&mut self) {
+        if std::mem::take(&mut self.state.active) {
+            let (done, wait) = sync_channel(1);
+            self.send(Command::Reset(done));
+            // The driver takes its memory back when this write returns (2.4). An error means that the
+            // worker has ended, and then nothing touches that memory either.
+            let _ = wait.recv();
+        }
+        for queue in &mut self.state.queues {
+            queue.reset();
+        }
+        self.interrupt.0.status.store(0, Ordering::Release);
+        self.interrupt.0.needs_reset.store(0, Ordering::Release);
+        let queues = std::mem::take(&mut self.state.queues);
+        self.state = State {
+            status: 0,
+            device_features_select: 0,
+            driver_features_select: 0,
+            driver_features: 0,
+            queue_select: 0,
+            queues,
+            active: false,
+        };
+    }
+
+    fn send(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            // Fails when the worker has ended: the device is dead, as the guest will notice.
+            let _ = commands.send(command);
+            let _ = self.wake.write(1);
+        }
+    }
+
+    fn queue(&self) -> Option<&Ring> {
+        self.state.queues.get(usize::try_from(self.state.queue_select).ok()?)
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        drop(self.commands.take());
+        let _ = self.wake.write(1);
+    }
+}
+
+/// Which half of the 64 feature bits the driver has selected.
+fn half(features: u64, select: u32) -> u32 {
+    match select {
+        0 => features as u32,
+        1 => (features >> 32) as u32,
+        _ => 0,
+    }
+}
+
+/// A device's way to its driver: the interrupt line and the registers that say why.
+#[derive(Clone, Debug)]
+pub(crate) struct Interrupt(Arc<Line>);
+
+#[derive(Debug)]
+struct Line {
+    line: EventFd,
+    /// InterruptStatus: bit 0 for used buffers, bit 1 for a change of configuration.
+    status: AtomicU32,
+    /// DEVICE_NEEDS_RESET or zero, part of Status.
+    needs_reset: AtomicU32,
+}
+
+impl Interrupt {
+    pub(crate) fn new() -> io::Result<Self> {
+        let line = EventFd::new(EFD_NONBLOCK)?;
+        Ok(Self(Arc::new(Line { line, status: AtomicU32::new(0), needs_reset: AtomicU32::new(0) })))
+    }
+
+    /// Buffers were used.
+    pub(crate) fn used(&self) {
+        self.raise(VIRTIO_MMIO_INT_VRING);
+    }
+
+    /// The device can't go on (2.1.2).
+    pub(crate) fn needs_reset(&self) {
+        self.0.needs_reset.store(VIRTIO_CONFIG_S_NEEDS_RESET, Ordering::Release);
+        self.raise(VIRTIO_MMIO_INT_CONFIG);
+    }
+
+    fn raise(&self, why: u32) {
+        self.0.status.fetch_or(why, Ordering::AcqRel);
+        // Fails only when the counter is full, and then the line is raised anyway.
+        let _ = self.0.line.write(1);
+    }
+}
+
+#[cfg(test)]
+mod tests;

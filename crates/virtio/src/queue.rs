@@ -1,0 +1,117 @@
+//! A queue of a running device: the one loop that takes chains out and puts them back.
+
+use virtio_queue::{Queue as Ring, QueueOwnedT, QueueT};
+use vm_memory::GuestAddress;
+
+use crate::{Chain, ChainError, Memory, chain::Segment, mmio::Interrupt};
+
+/// Why a queue stopped: the driver broke a rule of the ring.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// A descriptor chain is malformed.
+    #[error("malformed descriptor chain")]
+    Chain(#[from] ChainError),
+    /// The ring itself is: its indices, or where it lies.
+    #[error("malformed ring: {0}")]
+    Ring(virtio_queue::Error),
+    /// The buffers are not of the device type's form.
+    #[error("malformed request: {0}")]
+    Request(&'static str),
+}
+
+/// How many chains' storage is kept: at most 16 KiB each.
+const SPARES: usize = 16;
+
+/// A queue that the driver has set up; the device owns it from activation to reset.
+#[derive(Debug)]
+pub struct Queue {
+    ring: Ring,
+    memory: Memory,
+    interrupt: Interrupt,
+    /// Storage of chains that went back, so that a request allocates nothing.
+    spare: Vec<Vec<Segment>>,
+    unannounced: bool,
+}
+
+impl Queue {
+    pub(crate) fn new(ring: Ring, memory: Memory, interrupt: Interrupt) -> Self {
+        Self { ring, memory, interrupt, spare: Vec::new(), unannounced: false }
+    }
+
+    /// Serves every chain the driver has put in: `serve` returns how many bytes it wrote. Interrupts the
+    /// driver once, if it wants to be, and returns when the ring is empty.
+    ///
+    /// # Errors
+    ///
+    /// A malformed ring or chain; chains before it were served.
+    pub fn drain(&mut self, mut serve: impl FnMut(&mut Chain) -> u32) -> Result<(), QueueError> {
+        while let Some(mut chain) = self.pop()? {
+            let written = serve(&mut chain);
+            self.push(chain, written)?;
+        }
+        self.announce()
+    }
+
+    /// Takes the next chain. When there is none, the driver will notify of the next one.
+    ///
+    /// # Errors
+    ///
+    /// A malformed ring or chain.
+    pub fn pop(&mut self) -> Result<Option<Chain>, QueueError> {
+        loop {
+            let head = self.ring.iter(&*self.memory).map_err(QueueError::Ring)?.next();
+            if let Some(head) = head {
+                let spare = self.spare.pop().unwrap_or_default();
+                let table = GuestAddress(self.ring.desc_table());
+                let chain = Chain::walk(&self.memory, table, self.ring.size(), head.head_index(), spare)?;
+                return Ok(Some(chain));
+            }
+            // Says that we sleep, and looks once more: a chain may have come in between.
+            if !self.ring.enable_notification(&*self.memory).map_err(QueueError::Ring)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Puts the last chain taken back, as if it had not been taken.
+    pub fn undo_pop(&mut self, chain: Chain) {
+        self.ring.go_to_previous_position();
+        self.keep(chain);
+    }
+
+    fn keep(&mut self, chain: Chain) {
+        if self.spare.len() < SPARES {
+            self.spare.push(chain.into_spare());
+        }
+    }
+
+    /// Hands a chain back with the number of bytes written to it. [`announce`](Self::announce) tells the
+    /// driver.
+    ///
+    /// # Errors
+    ///
+    /// A ring that is not in memory.
+    pub fn push(&mut self, chain: Chain, written: u32) -> Result<(), QueueError> {
+        self.ring.add_used(&*self.memory, chain.head(), written).map_err(QueueError::Ring)?;
+        self.unannounced = true;
+        self.keep(chain);
+        Ok(())
+    }
+
+    /// Interrupts the driver if chains were handed back since the last time and it wants to know.
+    ///
+    /// # Errors
+    ///
+    /// A ring that is not in memory.
+    pub fn announce(&mut self) -> Result<(), QueueError> {
+        if std::mem::take(&mut self.unannounced)
+            && self.ring.needs_notification(&*self.memory).map_err(QueueError::Ring)?
+        {
+            self.interrupt.used();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
