@@ -1,0 +1,340 @@
+//! The agent: does what the host's messages ask until the host ends it.
+//!
+//! One thread and one epoll instance: nothing here needs a lock, a new command costs no thread, and a
+//! process with one thread can share its memory with a starting child (see `spawn`). A frame or a stream
+//! that is slow to come or to go holds up nobody else.
+
+mod command;
+mod control;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+
+use agent_proto::{CommandId, End, FromAgent, Run, Step, ToAgent, User};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions};
+use rustix::time::Timespec;
+
+use crate::Failure;
+use crate::kernel::last_errno;
+use crate::link::{Link, Next};
+use crate::spawn::NotStarted;
+use command::Command;
+use control::Control;
+
+/// The most commands that run at once.
+pub const MAX_COMMANDS: usize = 256;
+
+/// The most streams that are open at once. Those of an ended command count while its children use them.
+const MAX_LINKS: usize = 4 * MAX_COMMANDS;
+
+/// How the agent opens connections to the host: as many as it is told, at once.
+pub type Dial<'a> = dyn Fn(usize) -> io::Result<Vec<OwnedFd>> + 'a;
+
+/// Whether the process is where orphans go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orphans {
+    /// It is the first process: it reaps whatever child ends.
+    Reaped,
+    /// It is an ordinary process, which may have other children, and reaps its commands alone.
+    NotOurs,
+}
+
+/// Why the agent has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The host asked for it.
+    Asked,
+    /// The control connection has ended.
+    HostGone,
+}
+
+/// Serves the host on its control connection, after [`Hello`](agent_proto::Hello) and
+/// [`Configure`](agent_proto::Configure), until it ends. Commands run as `user`, or as root; in a process that
+/// is not root, as itself. With [`Orphans::Reaped`] SIGCHLD must be blocked.
+///
+/// # Errors
+///
+/// When the kernel refuses what the agent can't do without, and for a frame from the host that is too
+/// long or no [`ToAgent`].
+pub fn serve(control: OwnedFd, dial: &Dial<'_>, user: &User, orphans: Orphans) -> Result<Stop, Failure> {
+    let epoll =
+        epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Failure::of("create an epoll instance"))?;
+    let control = Control::new(control).map_err(Failure::of("set the control connection up"))?;
+    let watch = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+    epoll::add(&epoll, &control, Watched::Control.token(), watch).map_err(Failure::of("watch the host"))?;
+    let children = match orphans {
+        Orphans::NotOurs => None,
+        Orphans::Reaped => Some(children_signal().map_err(Failure::of("watch for the end of processes"))?),
+    };
+    if let Some(children) = &children {
+        epoll::add(&epoll, children, Watched::Children.token(), EventFlags::IN)
+            .map_err(Failure::of("watch for the end of processes"))?;
+    }
+    Agent {
+        epoll,
+        control,
+        dial,
+        user,
+        children,
+        commands: BTreeMap::new(),
+        links: BTreeMap::new(),
+        next_link: 0,
+        unfinished: Vec::new(),
+    }
+    .serve()
+}
+
+/// What an epoll event is about.
+#[derive(Clone, Copy)]
+enum Watched {
+    Control,
+    Children,
+    Command(CommandId),
+    Socket(u32),
+    Local(u32),
+}
+
+impl Watched {
+    fn token(self) -> EventData {
+        let (kind, number) = match self {
+            Self::Control => (0, 0),
+            Self::Children => (1, 0),
+            Self::Command(CommandId(number)) => (2, number),
+            Self::Socket(number) => (3, number),
+            Self::Local(number) => (4, number),
+        };
+        EventData::new_u64(kind << 32 | u64::from(number))
+    }
+
+    fn of(token: EventData) -> Self {
+        let number = token.u64() as u32;
+        match token.u64() >> 32 {
+            0 => Self::Control,
+            1 => Self::Children,
+            2 => Self::Command(CommandId(number)),
+            3 => Self::Socket(number),
+            _ => Self::Local(number),
+        }
+    }
+}
+
+struct Agent<'a> {
+    epoll: OwnedFd,
+    control: Control,
+    dial: &'a Dial<'a>,
+    user: &'a User,
+    /// The SIGCHLD descriptor of the first process.
+    children: Option<OwnedFd>,
+    commands: BTreeMap<CommandId, Command>,
+    links: BTreeMap<u32, Link>,
+    next_link: u32,
+    /// Links whose turn ended before their bytes did.
+    unfinished: Vec<u32>,
+}
+
+impl Agent<'_> {
+    fn serve(mut self) -> Result<Stop, Failure> {
+        let mut events = Vec::with_capacity(64);
+        loop {
+            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let timeout = (!self.unfinished.is_empty()).then_some(&at_once);
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(Failure::of("wait for events")(e)),
+            }
+            for event in &events {
+                let flags = event.flags;
+                match Watched::of(event.data) {
+                    Watched::Control => {
+                        if let Some(stop) = self.serve_host()? {
+                            return Ok(stop);
+                        }
+                    }
+                    Watched::Children => self.reap_orphans(),
+                    Watched::Command(id) => self.reap_command(id),
+                    Watched::Socket(id) => self.with_link(id, |link| link.socket_event(flags)),
+                    Watched::Local(id) => self.with_link(id, |link| link.local_event(flags)),
+                }
+            }
+            for id in std::mem::take(&mut self.unfinished) {
+                self.with_link(id, Link::drive);
+            }
+            if self.control.flush().is_err() {
+                return Ok(Stop::HostGone);
+            }
+        }
+    }
+
+    /// Does what the host's messages ask for.
+    fn serve_host(&mut self) -> Result<Option<Stop>, Failure> {
+        let open = self.control.fill();
+        while let Some(message) = self.control.next().map_err(Failure::of("read a message of the host"))? {
+            match message {
+                ToAgent::Configure(_) => self.warn("the guest was configured already"),
+                ToAgent::Run(run) => self.run(&run),
+                ToAgent::Signal { command, signal } => self.signal(command, signal),
+                ToAgent::Resize { command, size } => {
+                    if let Some(terminal) = self.terminal_of(command)
+                        && let Err(e) = command::resize(terminal, size)
+                    {
+                        self.warn(&format!("resize the terminal of command {}: {e}", command.0));
+                    }
+                }
+                ToAgent::Shutdown => return Ok(Some(Stop::Asked)),
+            }
+        }
+        Ok((!open).then_some(Stop::HostGone))
+    }
+
+    fn warn(&mut self, text: &str) {
+        self.control.send(&FromAgent::Warning(text.to_owned()));
+    }
+
+    fn run(&mut self, run: &Run) {
+        let command = run.command;
+        let answer = match self.start(run) {
+            Ok(()) => FromAgent::Started { command },
+            Err(NotStarted { step, errno }) => {
+                FromAgent::NotStarted { command, step, errno: errno.raw_os_error() }
+            }
+        };
+        self.control.send(&answer);
+    }
+
+    fn start(&mut self, run: &Run) -> Result<(), NotStarted> {
+        let set_up = NotStarted::at(Step::SetUp);
+        if self.commands.len() >= MAX_COMMANDS || self.links.len() >= MAX_LINKS {
+            return Err(set_up(Errno::AGAIN));
+        }
+        if self.commands.contains_key(&run.command) {
+            return Err(set_up(Errno::EXIST));
+        }
+        let (command, streams) = command::start(run, self.user, self.dial)?;
+        let links =
+            streams.into_iter().map(|(stream, socket, local)| Link::new(run.command, stream, socket, local));
+        let added = epoll::add(
+            &self.epoll,
+            &command.process.pidfd,
+            Watched::Command(run.command).token(),
+            EventFlags::IN,
+        )
+        .and_then(|()| links.into_iter().try_for_each(|link| self.add_link(link)));
+        if let Err(e) = added {
+            command.kill_and_reap();
+            self.links.retain(|_, link| link.command != run.command);
+            return Err(set_up(e));
+        }
+        self.commands.insert(run.command, command);
+        Ok(())
+    }
+
+    fn add_link(&mut self, link: Link) -> Result<(), Errno> {
+        let id = self.next_link;
+        self.next_link = self.next_link.wrapping_add(1);
+        let watch = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(&self.epoll, link.socket(), Watched::Socket(id).token(), watch)?;
+        epoll::add(&self.epoll, link.local(), Watched::Local(id).token(), watch)?;
+        self.links.insert(id, link);
+        Ok(())
+    }
+
+    /// Lets a link act, and does what it then needs.
+    fn with_link(&mut self, id: u32, act: impl FnOnce(&mut Link) -> Next) {
+        // An event of a link that an earlier event has closed.
+        let Some(link) = self.links.get_mut(&id) else { return };
+        match act(link) {
+            Next::Wait => {}
+            Next::Again if self.unfinished.contains(&id) => {}
+            Next::Again => self.unfinished.push(id),
+            Next::Close => drop(self.links.remove(&id)),
+        }
+    }
+
+    fn signal(&mut self, id: CommandId, signal: u8) {
+        // One that has ended meanwhile has no use for it.
+        let Some(command) = self.commands.get(&id) else { return };
+        let sent = command.signal(self.terminal_of(id), signal);
+        // ESRCH: ended, and not reaped yet.
+        if let Err(e) = sent
+            && e != Errno::SRCH
+        {
+            self.warn(&format!("send signal {signal} to command {}: {e}", id.0));
+        }
+    }
+
+    fn terminal_of(&self, id: CommandId) -> Option<BorrowedFd<'_>> {
+        self.links.values().find(|link| link.command == id).and_then(Link::terminal)
+    }
+
+    /// Reaps the children that no command is, and the commands among the others as they come.
+    fn reap_orphans(&mut self) {
+        if let Some(children) = &self.children {
+            // Only empties the descriptor: many signals may have become one.
+            let mut signal = [0_u8; size_of::<libc::signalfd_siginfo>()];
+            let _ = rustix::io::read(children, &mut signal);
+        }
+        while let Some(pid) = ended_child() {
+            let command = self.commands.iter().find(|(_, command)| command.process.pid == pid);
+            match command.map(|(id, _)| *id) {
+                Some(id) => self.reap_command(id),
+                None => {
+                    let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
+                }
+            }
+        }
+    }
+
+    fn reap_command(&mut self, id: CommandId) {
+        let Some(command) = self.commands.get(&id) else { return };
+        let end = match rustix::process::waitpid(Some(command.process.pid), WaitOptions::NOHANG) {
+            Ok(Some((_, status))) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(status), _) => End::Exited(status as u8),
+                (None, Some(signal)) => End::Signaled(signal as u8),
+                (None, None) => return,
+            },
+            Ok(None) => return,
+            Err(e) => {
+                self.warn(&format!("learn how command {} ended: {e}", id.0));
+                End::Exited(u8::MAX)
+            }
+        };
+        self.commands.remove(&id);
+        self.control.send(&FromAgent::Ended { command: id, end });
+        let links: Vec<u32> =
+            self.links.iter().filter(|(_, link)| link.command == id).map(|(&link, _)| link).collect();
+        for link in links {
+            self.with_link(link, Link::command_ended);
+        }
+    }
+}
+
+/// A child that has ended and is not reaped yet.
+fn ended_child() -> Option<Pid> {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: all zeros is a valid `siginfo_t`; waitid() fills it, and leaves the pid zero when no child
+    // has ended. (rustix's `waitid` does not tell the pid.)
+    let pid = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        if libc::waitid(libc::P_ALL, 0, &raw mut info, options) != 0 {
+            return None;
+        }
+        info.si_pid()
+    };
+    Pid::from_raw(pid)
+}
+
+/// A descriptor that is readable when a child has ended.
+fn children_signal() -> Result<OwnedFd, Errno> {
+    // SAFETY: a local, initialised set; signalfd() returns a new descriptor.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd < 0 { Err(last_errno()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}

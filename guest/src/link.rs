@@ -1,0 +1,217 @@
+//! One stream of a command: its pipe or terminal here, and its connection to the host.
+//!
+//! Both ends are non-blocking and watched edge-triggered: whatever moves bytes goes on until one end would
+//! block, and the next edge of that end calls it again. A write that would block stops the reading of its
+//! source, so that back-pressure passes through.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agent_proto::{CommandId, Stream};
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::Shutdown;
+use rustix::termios::{LocalModes, SpecialCodeIndex};
+
+/// The most bytes that one read takes, and that wait for a slow reader.
+const CHUNK: usize = 64 << 10;
+
+/// How many chunks move before the other streams get their turn.
+const TURN: u32 = 16;
+
+/// What is left to do for a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Nothing before the next edge.
+    Wait,
+    /// Its turn is over, and it has more.
+    Again,
+    /// Nothing any more: close both ends.
+    Close,
+}
+
+/// One stream of a command.
+pub(crate) struct Link {
+    pub(crate) command: CommandId,
+    socket: OwnedFd,
+    local: OwnedFd,
+    terminal: bool,
+    /// From the command to the host.
+    up: Option<Flow>,
+    /// From the host to the command.
+    down: Option<Flow>,
+    /// The command has ended, and its terminal is done when it has no more bytes at hand.
+    ended: bool,
+    /// The terminal was told of the end of its input.
+    end_typed: bool,
+}
+
+impl Link {
+    /// A link of two non-blocking ends.
+    pub(crate) fn new(command: CommandId, stream: Stream, socket: OwnedFd, local: OwnedFd) -> Self {
+        let up = (stream != Stream::Stdin).then(Flow::default);
+        let down = matches!(stream, Stream::Stdin | Stream::Terminal).then(Flow::default);
+        let terminal = stream == Stream::Terminal;
+        Self { command, socket, local, terminal, up, down, ended: false, end_typed: false }
+    }
+
+    /// The connection to the host.
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// The agent's end of the pipe, or the master side of the terminal.
+    pub(crate) fn local(&self) -> BorrowedFd<'_> {
+        self.local.as_fd()
+    }
+
+    /// The master side of the command's terminal, if this is its link.
+    pub(crate) fn terminal(&self) -> Option<BorrowedFd<'_>> {
+        self.terminal.then(|| self.local.as_fd())
+    }
+
+    /// The connection's state has changed.
+    pub(crate) fn socket_event(&mut self, events: EventFlags) -> Next {
+        // Both directions are closed: the host reads no more, and the command is to notice.
+        if self.up.is_some() && events.intersects(EventFlags::HUP | EventFlags::ERR) {
+            return Next::Close;
+        }
+        self.drive()
+    }
+
+    /// The pipe's or the terminal's state has changed.
+    pub(crate) fn local_event(&mut self, events: EventFlags) -> Next {
+        // The command has closed its standard input: the host is to notice.
+        if !self.terminal && self.down.is_some() && events.contains(EventFlags::ERR) {
+            return Next::Close;
+        }
+        self.drive()
+    }
+
+    /// The command has ended. Pipes live on for the command's children, as in a shell's pipeline; a terminal
+    /// is hung up when the command's own output has been read from it.
+    pub(crate) fn command_ended(&mut self) -> Next {
+        if !self.terminal {
+            return Next::Wait;
+        }
+        self.ended = true;
+        self.down = None;
+        self.drive()
+    }
+
+    /// Moves bytes both ways until nothing moves or the turn is over.
+    pub(crate) fn drive(&mut self) -> Next {
+        let down = self.drive_down();
+        let up = self.drive_up();
+        if self.up.is_none() && (self.down.is_none() || self.terminal) {
+            return Next::Close;
+        }
+        if down == Next::Again || up == Next::Again { Next::Again } else { Next::Wait }
+    }
+
+    fn drive_up(&mut self) -> Next {
+        let Some(flow) = &mut self.up else { return Next::Wait };
+        match flow.advance(self.local.as_fd(), self.socket.as_fd()) {
+            Stopped::SourceEmpty if self.ended => {}
+            Stopped::SourceEmpty | Stopped::SinkFull => return Next::Wait,
+            Stopped::TurnOver => return Next::Again,
+            Stopped::SourceEnded | Stopped::SinkGone => {}
+        }
+        // The host may have gone already.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+        self.up = None;
+        Next::Wait
+    }
+
+    fn drive_down(&mut self) -> Next {
+        let Some(flow) = &mut self.down else { return Next::Wait };
+        match flow.advance(self.socket.as_fd(), self.local.as_fd()) {
+            Stopped::SourceEmpty | Stopped::SinkFull => return Next::Wait,
+            Stopped::TurnOver => return Next::Again,
+            Stopped::SourceEnded if self.terminal && !self.end_typed => {
+                self.end_typed = true;
+                flow.append(&end_of_input(self.local.as_fd(), flow.last));
+                return Next::Again;
+            }
+            Stopped::SourceEnded | Stopped::SinkGone => {}
+        }
+        self.down = None;
+        Next::Wait
+    }
+}
+
+/// What a person would type for the end of the input: the terminal's VEOF, Ctrl-D by default, and once more
+/// in the middle of a line, where the first only hands the line over. Nothing for a program that reads
+/// single keys: for it there is no such thing.
+fn end_of_input(terminal: BorrowedFd<'_>, last: u8) -> Vec<u8> {
+    match rustix::termios::tcgetattr(terminal) {
+        Ok(modes) if modes.local_modes.contains(LocalModes::ICANON) => {
+            let count = if matches!(last, b'\n' | b'\r') { 1 } else { 2 };
+            vec![modes.special_codes[SpecialCodeIndex::VEOF]; count]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Why bytes stopped moving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopped {
+    SourceEmpty,
+    SourceEnded,
+    SinkFull,
+    SinkGone,
+    TurnOver,
+}
+
+/// One direction of a link.
+struct Flow {
+    /// `buffer[start..]` was read and is not written yet.
+    buffer: Vec<u8>,
+    start: usize,
+    source_ended: bool,
+    /// The last byte read; a line's end when there was none.
+    last: u8,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self { buffer: Vec::new(), start: 0, source_ended: false, last: b'\n' }
+    }
+}
+
+impl Flow {
+    fn advance(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Stopped {
+        let mut chunks = 0;
+        loop {
+            while self.start < self.buffer.len() {
+                match rustix::io::write(to, &self.buffer[self.start..]) {
+                    Ok(n) => self.start += n,
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => return Stopped::SinkFull,
+                    Err(_) => return Stopped::SinkGone,
+                }
+            }
+            if self.source_ended {
+                return Stopped::SourceEnded;
+            }
+            if chunks == TURN {
+                return Stopped::TurnOver;
+            }
+            chunks += 1;
+            self.buffer.clear();
+            self.start = 0;
+            self.buffer.reserve(CHUNK);
+            match rustix::io::read(from, rustix::buffer::spare_capacity(&mut self.buffer)) {
+                Ok(0) => self.source_ended = true,
+                Ok(_) => self.last = self.buffer.last().copied().unwrap_or(self.last),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Stopped::SourceEmpty,
+                // EIO: the last user of the terminal has closed it. ECONNRESET: the host has gone.
+                Err(_) => self.source_ended = true,
+            }
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+}
