@@ -113,8 +113,11 @@ impl Link {
         match flow.advance(self.local.as_fd(), self.socket.as_fd()) {
             Stopped::SourceEmpty if self.ended => {}
             Stopped::SourceEmpty | Stopped::SinkFull => return Next::Wait,
+            // Nobody has the terminal open. The command may do so again, and if it is about to exit, closing
+            // the master would kill it before (SIGHUP).
+            Stopped::SourceLost if self.terminal && !self.ended => return Next::Wait,
             Stopped::TurnOver => return Next::Again,
-            Stopped::SourceEnded | Stopped::SinkGone => {}
+            Stopped::SourceEnded | Stopped::SourceLost | Stopped::SinkGone => {}
         }
         // The host may have gone already.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
@@ -132,7 +135,12 @@ impl Link {
                 flow.append(&end_of_input(self.local.as_fd(), flow.last));
                 return Next::Again;
             }
-            Stopped::SourceEnded | Stopped::SinkGone => {}
+            // What is typed while nobody has the terminal open is lost.
+            Stopped::SinkGone if self.terminal => {
+                flow.discard();
+                return Next::Again;
+            }
+            Stopped::SourceEnded | Stopped::SourceLost | Stopped::SinkGone => {}
         }
         self.down = None;
         Next::Wait
@@ -157,6 +165,8 @@ fn end_of_input(terminal: BorrowedFd<'_>, last: u8) -> Vec<u8> {
 enum Stopped {
     SourceEmpty,
     SourceEnded,
+    /// EIO: no process has the terminal open. ECONNRESET: the host has gone.
+    SourceLost,
     SinkFull,
     SinkGone,
     TurnOver,
@@ -205,10 +215,13 @@ impl Flow {
                 Ok(_) => self.last = self.buffer.last().copied().unwrap_or(self.last),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Stopped::SourceEmpty,
-                // EIO: the last user of the terminal has closed it. ECONNRESET: the host has gone.
-                Err(_) => self.source_ended = true,
+                Err(_) => return Stopped::SourceLost,
             }
         }
+    }
+
+    fn discard(&mut self) {
+        self.start = self.buffer.len();
     }
 
     fn append(&mut self, bytes: &[u8]) {

@@ -159,6 +159,13 @@ impl Child<'_> {
                     return Err(last_errno());
                 }
             }
+            // The agent's own are marked already. This holds for those that it was started with, too.
+            // SAFETY: marks the descriptors of this process's own table; they are closed by the execution.
+            let marked =
+                unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as c_int) };
+            if marked < 0 {
+                return Err(last_errno());
+            }
             if self.terminal {
                 rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
             }

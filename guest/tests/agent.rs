@@ -1,4 +1,5 @@
 //! The agent, in a thread of an ordinary process, with Unix sockets for vsock.
+#![allow(clippy::unwrap_used, reason = "clippy knows only test functions as tests, not what they call")]
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -347,6 +348,17 @@ fn the_end_of_the_input_is_typed_into_a_terminal() {
     terminal.read_to_string(&mut output).unwrap();
     assert_eq!(output, "half a line");
     assert_eq!(host.end(1), End::Exited(0));
+}
+
+#[test]
+fn a_command_that_closes_its_terminal_lives_on_and_may_open_it_again() {
+    let mut host = Host::new();
+    let script = "exec </dev/null >/dev/null 2>&1; sleep 0.2; echo back >/dev/tty; sleep 0.2; exit 5";
+    let mut terminal = host.start_terminal(1, &["sh", "-c", script]);
+    let mut output = String::new();
+    terminal.read_to_string(&mut output).unwrap();
+    assert_eq!(output, "back\r\n");
+    assert_eq!(host.end(1), End::Exited(5));
 }
 
 #[test]
