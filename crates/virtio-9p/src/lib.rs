@@ -1,1 +1,132 @@
-//! In work.
+//! virtio device 9: carries 9P messages between a guest and a [`ninep::Server`].
+//!
+//! One queue; a request is the readable part of a chain, its reply goes to the writable part. File data is
+//! read straight into the guest's pages. The device type is reserved by the specification (virtio 1.2, 5);
+//! its configuration space and its one feature are those of Linux's `virtio_9p.h`.
+//!
+//! ```
+//! use ninep::{ExportBuilder, Limits, Server};
+//! use virtio_9p::NineP;
+//!
+//! let export = ExportBuilder::new().directory("/", "/usr/share")?.open()?;
+//! let device = NineP::new("share", Server::new(export, Limits::default()))?;
+//! let (transport, worker) = virtio::connect(device, virtio_memory())?;
+//! # fn virtio_memory() -> virtio::Memory { virtio::testing::memory() }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+
+use std::{io, os::fd::BorrowedFd};
+
+use ninep::{Reply, Server};
+use virtio::{Activation, Chain, Device, DeviceKind, EventOps, Queue, QueueError};
+
+/// As many requests in flight as the Linux client sends.
+const QUEUE_SIZE: u16 = 128;
+
+/// VIRTIO_9P_MOUNT_TAG: the configuration space holds a tag.
+const FEATURE_MOUNT_TAG: u64 = 1;
+
+/// The longest mount tag, in bytes.
+pub const MAX_TAG: usize = 36;
+
+/// The largest request that is gathered: the largest msize, and room for a chain's slack.
+const MAX_REQUEST: usize = 512_000 + 4096;
+
+/// A mount tag that is empty or too long.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("mount tag {0:?}: not 1 to {MAX_TAG} bytes")]
+pub struct TagError(String);
+
+/// The device.
+pub struct NineP {
+    tag: String,
+    server: Server,
+    queue: Option<Queue>,
+    /// The request in hand, whole: its place is kept from one to the next.
+    request: Vec<u8>,
+}
+
+impl NineP {
+    /// A device that a guest mounts by `tag`.
+    ///
+    /// # Errors
+    ///
+    /// The tag is empty or longer than [`MAX_TAG`] bytes.
+    pub fn new(tag: &str, server: Server) -> Result<Self, TagError> {
+        if tag.is_empty() || tag.len() > MAX_TAG {
+            return Err(TagError(tag.into()));
+        }
+        Ok(Self { tag: tag.into(), server, queue: None, request: Vec::new() })
+    }
+}
+
+impl Device for NineP {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind(9)
+    }
+
+    fn features(&self) -> u64 {
+        FEATURE_MOUNT_TAG
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE]
+    }
+
+    fn config(&self) -> Vec<u8> {
+        let mut config = (self.tag.len() as u16).to_le_bytes().to_vec();
+        config.extend(self.tag.as_bytes());
+        config
+    }
+
+    fn activate(&mut self, mut live: Activation, _: &mut EventOps) -> io::Result<()> {
+        self.queue = live.queues.pop();
+        Ok(())
+    }
+
+    fn queue_ready(&mut self, _: usize, _: &mut EventOps) -> Result<(), QueueError> {
+        let Self { server, queue: Some(queue), request, .. } = self else { return Ok(()) };
+        queue.drain(|chain| {
+            let length = chain.readable().min(MAX_REQUEST);
+            request.resize(length, 0);
+            if !chain.read_at(0, request) {
+                return 0;
+            }
+            // At most what the chain holds, which is below 4 GiB.
+            server.serve(request, &mut Writable(chain)) as u32
+        })
+    }
+
+    fn reset(&mut self, _: &mut EventOps) {
+        self.queue = None;
+        self.request = Vec::new();
+        self.server.reset();
+    }
+}
+
+/// The writable part of a chain, as the server sees it.
+struct Writable<'a>(&'a mut Chain);
+
+impl Reply for Writable<'_> {
+    fn capacity(&self) -> usize {
+        self.0.writable()
+    }
+
+    fn write_at(&mut self, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        if self.0.write_at(offset, bytes) { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+    }
+
+    fn read_file_at(
+        &mut self,
+        offset: usize,
+        count: usize,
+        file: BorrowedFd,
+        file_offset: u64,
+    ) -> io::Result<usize> {
+        self.0.read_from_file(offset, count, file, file_offset)
+    }
+}
+
+#[cfg(test)]
+mod tests;

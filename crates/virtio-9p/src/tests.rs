@@ -1,0 +1,106 @@
+use std::fs;
+
+use ninep::{ExportBuilder, Limits};
+use virtio::testing::{Buffer, Driver};
+
+use super::*;
+
+const TVERSION: u8 = 100;
+const TATTACH: u8 = 104;
+const TWALK: u8 = 110;
+const TLOPEN: u8 = 12;
+const TREAD: u8 = 116;
+
+fn message(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let body: Vec<u8> = parts.concat();
+    let mut message = (7 + body.len() as u32).to_le_bytes().to_vec();
+    message.push(kind);
+    message.extend([1, 0]);
+    message.extend(body);
+    message
+}
+
+fn string(text: &str) -> Vec<u8> {
+    let mut bytes = (text.len() as u16).to_le_bytes().to_vec();
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
+fn start() -> (Driver, tempfile::TempDir, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let content: Vec<u8> = (0..300_000u32).map(|i| (i ^ i >> 8) as u8).collect();
+    fs::write(dir.path().join("file"), &content).unwrap();
+    let export = ExportBuilder::new().directory("/", dir.path()).unwrap().open().unwrap();
+    let server = Server::new(export, Limits::default());
+    (Driver::start(NineP::new("t", server).unwrap()), dir, content)
+}
+
+/// Sends a request in one piece, with room for an answer, and returns the answer.
+fn ask(driver: &mut Driver, request: &[u8]) -> Vec<u8> {
+    let used = driver.request(0, &[Buffer::Readable(request), Buffer::Writable(8192)]);
+    used.written[..used.length as usize].to_vec()
+}
+
+fn open_file(driver: &mut Driver) {
+    let version = message(TVERSION, &[&507_928u32.to_le_bytes(), &string("9P2000.L")]);
+    assert_eq!(ask(driver, &version)[4], TVERSION + 1);
+    let attach =
+        message(TATTACH, &[&[0; 4], &[0xff; 4], &string("root"), &string(""), &[0xff; 4]]);
+    assert_eq!(ask(driver, &attach)[4], TATTACH + 1);
+    let walk = message(TWALK, &[&[0; 4], &1u32.to_le_bytes(), &1u16.to_le_bytes(), &string("file")]);
+    assert_eq!(ask(driver, &walk)[4], TWALK + 1);
+    let open = message(TLOPEN, &[&1u32.to_le_bytes(), &[0; 4]]);
+    assert_eq!(ask(driver, &open)[4], TLOPEN + 1);
+}
+
+#[test]
+fn a_large_read_goes_into_the_pages_the_guest_gave() {
+    let (mut driver, _dir, content) = start();
+    open_file(&mut driver);
+    let read = message(TREAD, &[&1u32.to_le_bytes(), &[0; 8], &250_000u32.to_le_bytes()]);
+    let mut buffers = vec![Buffer::Readable(&read[..10]), Buffer::Readable(&read[10..]), Buffer::Writable(11)];
+    buffers.extend(std::iter::repeat_n(Buffer::Writable(4096), 62));
+    let used = driver.request(0, &buffers);
+    assert_eq!(used.length, 11 + 250_000);
+    assert_eq!(used.written[7..11], 250_000u32.to_le_bytes());
+    assert_eq!(used.written[11..250_011], content[..250_000]);
+}
+
+#[test]
+fn a_reply_longer_than_its_room_is_cut_to_it_and_the_device_goes_on() {
+    let (mut driver, _dir, content) = start();
+    open_file(&mut driver);
+    let read = message(TREAD, &[&1u32.to_le_bytes(), &[0; 8], &4000u32.to_le_bytes()]);
+    let used = driver.request(0, &[Buffer::Readable(&read), Buffer::Writable(111)]);
+    assert_eq!(used.length, 111);
+    assert_eq!(used.written[11..], content[..100]);
+    let none = driver.request(0, &[Buffer::Readable(&read)]);
+    assert_eq!(none.length, 0);
+    assert_eq!(ask(&mut driver, &read)[4], TREAD + 1);
+}
+
+#[test]
+fn no_message_at_all_and_a_message_of_nonsense_are_answered() {
+    let (mut driver, _dir, _) = start();
+    assert!(driver.request(0, &[Buffer::Writable(100)]).length <= 100);
+    let used = driver.request(0, &[Buffer::Readable(&[0xff; 5000]), Buffer::Writable(100)]);
+    assert!(used.length <= 100);
+    open_file(&mut driver);
+}
+
+#[test]
+fn a_reset_forgets_the_session() {
+    let (mut driver, _dir, _) = start();
+    open_file(&mut driver);
+    driver.initialise(&[128]);
+    let read = message(TREAD, &[&1u32.to_le_bytes(), &[0; 8], &10u32.to_le_bytes()]);
+    assert_eq!(ask(&mut driver, &read)[4], 7, "an Rlerror: the fid is gone");
+}
+
+#[test]
+fn a_tag_of_no_or_too_many_bytes_is_refused() {
+    for tag in [String::new(), "x".repeat(37)] {
+        let export = ExportBuilder::new().directory("/", "/usr").unwrap().open().unwrap();
+        assert!(NineP::new(&tag, Server::new(export, Limits::default())).is_err());
+    }
+}
