@@ -272,14 +272,33 @@ impl Driver {
         used
     }
 
-    /// Buffers come from a ring of memory that starts over: tests keep few in flight.
+    /// Buffers come from a ring of memory that starts over, around the writable ones in flight: tests keep
+    /// few readable ones.
     fn allocate(&mut self, length: u32) -> u64 {
         assert!(u64::from(length) <= BUFFERS / 2, "a buffer too large for a test");
-        if self.buffers + u64::from(length) > MEMORY_SIZE as u64 {
-            self.buffers = BUFFERS;
+        for _ in 0..1 << 16 {
+            if self.buffers + u64::from(length) > MEMORY_SIZE as u64 {
+                self.buffers = BUFFERS;
+            }
+            let address = self.buffers;
+            match self.in_flight(address, length) {
+                Some(end) => self.buffers = end.next_multiple_of(16),
+                None => {
+                    self.buffers += u64::from(length).next_multiple_of(16);
+                    return address;
+                }
+            }
         }
-        let address = self.buffers;
-        self.buffers += u64::from(length).next_multiple_of(16);
-        address
+        panic!("no memory for {length} bytes beside the buffers in flight");
+    }
+
+    /// The end of a writable buffer in flight that overlaps these bytes.
+    fn in_flight(&self, address: u64, length: u32) -> Option<u64> {
+        let chains = self.queues.iter().flat_map(|ring| &ring.chains);
+        chains
+            .flat_map(|chain| &chain.writable)
+            .map(|&(start, length)| (start, start + u64::from(length)))
+            .find(|&(start, end)| start < address + u64::from(length) && address < end)
+            .map(|(_, end)| end)
     }
 }
