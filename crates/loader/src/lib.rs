@@ -1,1 +1,5 @@
-//! In work.
+//! Linux boot.
+pub mod acpi;
+pub mod cpio;
+pub mod entry;
+pub mod layout;
