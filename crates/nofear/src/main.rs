@@ -1,2 +1,39 @@
-//! In work.
-fn main() {}
+//! `nofear`: runs a program of this machine in a virtual machine of its own.
+//!
+//! The command is one process. Its main thread holds the [`session`] with the guest's agent, three threads
+//! pump the standard streams ([`streams`]), and the VM's threads are the `vmm` crate's.
+#![deny(unsafe_code)]
+
+mod cli;
+mod environment;
+mod exit;
+mod exports;
+mod frames;
+mod images;
+mod logging;
+mod memory;
+mod run;
+mod runtime_dir;
+mod session;
+mod shares;
+mod signals;
+mod streams;
+mod sys;
+mod terminal;
+mod text;
+mod user;
+
+use clap::Parser;
+
+fn main() {
+    let status = match cli::Cli::try_parse() {
+        Ok(cli::Cli { command: cli::Command::Run(args) }) => run::run(*args),
+        Err(e) => {
+            // Fails only when there is nobody to read it.
+            let _ = e.print();
+            if e.use_stderr() { exit::FAILED } else { 0 }
+        }
+    };
+    // Returning from main would do the same; a pump may still wait for the standard input.
+    std::process::exit(status.into());
+}

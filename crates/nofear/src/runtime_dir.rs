@@ -1,0 +1,179 @@
+//! The folder of a running VM: `$XDG_RUNTIME_DIR/nofear/ID`, for its user alone, with its sockets in it.
+//!
+//! A VM holds a lock (flock(2)) on its folder for as long as it lives, however it dies. A folder that nobody
+//! holds is a dead VM's, and the next run removes it. Making and removing happen under a lock on the folder
+//! above, so that none is taken for dead between its making and its lock.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use rustix::fs::{AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, fstat, mkdirat, openat, unlinkat};
+use rustix::io::Errno;
+use rustix::process::getuid;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+#[cfg(test)]
+mod tests;
+
+/// The socket that the guest's agent reaches.
+const AGENT_SOCKET: &str = "agent.sock";
+
+/// The folder of all VMs in the user's runtime directory.
+const ALL: &str = "nofear";
+
+/// Bytes of a VM's id; its name has two hexadecimal digits each.
+const ID_BYTES: usize = 4;
+
+/// The folder of this VM. Dropped, it is removed.
+#[derive(Debug)]
+pub struct RuntimeDir {
+    id: String,
+    path: PathBuf,
+    /// The folder of all VMs.
+    above: OwnedFd,
+    /// The locked folder itself.
+    folder: OwnedFd,
+}
+
+impl RuntimeDir {
+    /// Makes a folder in the user's runtime directory, and removes those of dead VMs.
+    ///
+    /// # Errors
+    ///
+    /// When there is no directory that belongs to the user alone.
+    pub fn create() -> anyhow::Result<Self> {
+        let (base, path) = base()?;
+        Self::create_in(&base, &path)
+    }
+
+    fn create_in(base: &OwnedFd, path: &Path) -> anyhow::Result<Self> {
+        let path = path.join(ALL);
+        let above = own_folder(base, Path::new(ALL)).with_context(|| format!("make {}", path.display()))?;
+        flock(&above, FlockOperation::LockExclusive).with_context(|| format!("lock {}", path.display()))?;
+        remove_dead(&above);
+        let made = loop {
+            let id = random_id()?;
+            match mkdirat(&above, &id, Mode::RWXU) {
+                Ok(()) => break id,
+                Err(Errno::EXIST) => {}
+                Err(e) => return Err(e).with_context(|| format!("make a folder in {}", path.display())),
+            }
+        };
+        let path = path.join(&made);
+        let folder =
+            open_folder(&above, Path::new(&made)).with_context(|| format!("open {}", path.display()))?;
+        flock(&folder, FlockOperation::NonBlockingLockExclusive)
+            .with_context(|| format!("lock {}", path.display()))?;
+        let _ = flock(&above, FlockOperation::Unlock);
+        Ok(Self { id: made, path, above, folder })
+    }
+
+    /// Where the guest's agent connects to.
+    pub fn agent_socket(&self) -> PathBuf {
+        self.path.join(AGENT_SOCKET)
+    }
+
+    /// Makes the agent's socket.
+    pub fn listen(&self) -> anyhow::Result<UnixListener> {
+        let path = self.agent_socket();
+        let listener = UnixListener::bind(&path).with_context(|| format!("make {}", path.display()))?;
+        listener.set_nonblocking(true).with_context(|| format!("set {} up", path.display()))?;
+        Ok(listener)
+    }
+}
+
+impl Drop for RuntimeDir {
+    fn drop(&mut self) {
+        remove(&self.above, &self.id, &self.folder);
+    }
+}
+
+/// The user's runtime directory, and its path: the session's, or the one it would be, or one in `/tmp`.
+fn base() -> anyhow::Result<(OwnedFd, PathBuf)> {
+    let uid = getuid().as_raw();
+    let of_session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    for path in of_session.into_iter().chain([PathBuf::from(format!("/run/user/{uid}"))]) {
+        let opened = openat(CWD, &path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty());
+        match opened.map_err(Into::into).and_then(|folder| check_owner(&folder).map(|()| folder)) {
+            Ok(folder) => return Ok((folder, path)),
+            Err(e) => log::debug!("{} is not used: {e:#}", path.display()),
+        }
+    }
+    base_in(Path::new("/tmp"))
+}
+
+/// A runtime directory in one that everybody can write.
+fn base_in(shared: &Path) -> anyhow::Result<(OwnedFd, PathBuf)> {
+    let name = format!("nofear-{}", getuid().as_raw());
+    let path = shared.join(&name);
+    let folder = (|| {
+        let shared = openat(CWD, shared, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::PATH, Mode::empty())?;
+        own_folder(&shared, Path::new(&name))
+    })();
+    let folder = folder.with_context(|| {
+        format!("use {} (XDG_RUNTIME_DIR, which is preferred, is no use)", path.display())
+    })?;
+    Ok((folder, path))
+}
+
+/// Opens a folder of this user alone; it is made if it isn't there.
+fn own_folder(above: &OwnedFd, name: &Path) -> anyhow::Result<OwnedFd> {
+    match mkdirat(above, name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let folder = open_folder(above, name)?;
+    check_owner(&folder)?;
+    Ok(folder)
+}
+
+/// Opens a folder, and never what a symbolic link leads to.
+fn open_folder(above: &OwnedFd, name: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+    openat(above, name, flags, Mode::empty())
+}
+
+/// Whoever else could write there could take the agent's place.
+fn check_owner(folder: &OwnedFd) -> anyhow::Result<()> {
+    let stat = fstat(folder)?;
+    ensure!(stat.st_uid == getuid().as_raw(), "it belongs to user {}", stat.st_uid);
+    let mode = stat.st_mode & 0o777;
+    if mode & 0o077 != 0 {
+        bail!("others may use it (its mode is {mode:o}, and not 700)");
+    }
+    Ok(())
+}
+
+fn random_id() -> anyhow::Result<String> {
+    let mut bytes = [0_u8; ID_BYTES];
+    getrandom(&mut bytes, GetRandomFlags::empty()).context("get random bytes")?;
+    Ok(format!("{:08x}", u32::from_ne_bytes(bytes)))
+}
+
+/// Removes the folders that no living VM holds.
+fn remove_dead(above: &OwnedFd) {
+    let Ok(entries) = Dir::read_from(above) else { return };
+    for entry in entries.flatten() {
+        let Ok(id) = entry.file_name().to_str() else { continue };
+        if id.len() != 2 * ID_BYTES || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            continue;
+        }
+        let Ok(folder) = open_folder(above, Path::new(id)) else { continue };
+        if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            log::debug!("removes the folder of VM {id}, which was killed");
+            remove(above, id, &folder);
+        }
+    }
+}
+
+/// Removes a VM's folder with its sockets. What can't be removed stays, and is tried again by the next run.
+fn remove(above: &OwnedFd, id: &str, folder: &OwnedFd) {
+    if let Ok(entries) = Dir::read_from(folder) {
+        for entry in entries.flatten().filter(|entry| !matches!(entry.file_name().to_bytes(), b"." | b"..")) {
+            let _ = unlinkat(folder, entry.file_name(), AtFlags::empty());
+        }
+    }
+    let _ = unlinkat(above, id, AtFlags::REMOVEDIR);
+}

@@ -1,0 +1,435 @@
+//! The conversation with the guest's agent, from its first connection to the command's end.
+//!
+//! The guest is hostile. Whatever it may send at this moment is a state of [`Session`]; anything else ends the
+//! VM. Nothing here waits for the guest alone: signals, the VM's end and the standard streams wake the loop.
+//!
+//! The session is over when the command has ended *and* each of its output streams has: a child that the
+//! command leaves in the background holds its output open, as it does in a shell's pipeline and with `ssh`.
+//! (A terminal is closed by the agent with its command.) No byte is lost to a timer, and whoever does not
+//! want to wait sends any signal.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use agent_proto::{
+    CommandId, Configure, End, FromAgent, Hello, MAX_FROM_AGENT, Run, Stdio, Step, Stream, ToAgent, VERSION,
+};
+use anyhow::{Context, anyhow, bail, ensure};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::Signal;
+use rustix::time::Timespec;
+
+use crate::frames::{Connection, Received};
+use crate::signals::Signals;
+use crate::streams::{Event, Inbox, Pumps, Standard};
+use crate::terminal::{self, Terminal};
+use crate::text::printable;
+
+#[cfg(test)]
+mod tests;
+
+/// The longest [`Hello`] frame, in bytes; a real one has at most 8.
+const MAX_HELLO: usize = 64;
+
+/// The most connections that have not said hello: the control connection and three streams, and as many.
+const MAX_GREETING: usize = 8;
+
+/// The most warnings of the agent that are shown.
+const MAX_WARNINGS: u32 = 32;
+
+/// The most frames of the agent that are handled before anything else gets its turn.
+const TURN: u32 = 64;
+
+/// How long the guest may take for what needs no work of the command: to connect the streams of a command
+/// that has ended, or to end the VM after its agent has gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// This many SIGINT or SIGTERM, each within [`INSIST_WITHIN`] of the one before, end the VM and not only the
+/// command.
+const INSIST: u32 = 3;
+
+/// See [`INSIST`].
+const INSIST_WITHIN: Duration = Duration::from_secs(2);
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The command ran and ended.
+    Command(End),
+    /// It could not be started.
+    NotStarted {
+        /// What failed.
+        step: Step,
+        /// The guest's error number.
+        errno: i32,
+    },
+    /// The user ended the VM by this signal.
+    Signal(Signal),
+}
+
+/// What a session works with.
+pub struct Session<'a> {
+    /// Where the guest's connections come in; non-blocking.
+    pub listener: UnixListener,
+    /// The signals of this process.
+    pub signals: &'a Signals,
+    /// What the other threads tell.
+    pub inbox: Inbox,
+    /// The standard streams.
+    pub pumps: Pumps,
+    /// The terminal, if the command is to have one.
+    pub terminal: Option<Terminal>,
+    /// What the guest is to look like.
+    pub configure: Configure,
+    /// The command.
+    pub run: Run,
+}
+
+impl Session<'_> {
+    /// Runs the command.
+    ///
+    /// # Errors
+    ///
+    /// When the guest ended before its command, or broke the protocol, and for what the host refuses.
+    pub fn conduct(self) -> anyhow::Result<Ending> {
+        let streams = match self.run.stdio {
+            Stdio::Terminal(_) => vec![Stream::Terminal],
+            Stdio::Pipes => vec![Stream::Stdin, Stream::Stdout, Stream::Stderr],
+        };
+        let open_outputs = streams.iter().filter(|stream| **stream != Stream::Stdin).count();
+        Conversation {
+            command: self.run.command,
+            session: self,
+            state: State::Booting,
+            greeting: VecDeque::new(),
+            control: None,
+            unconnected: streams,
+            open_outputs,
+            lost_output: None,
+            vm_ended: None,
+            deadline: None,
+            warnings: 0,
+            insistence: (0, None),
+        }
+        .conduct()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The agent has not said hello.
+    Booting,
+    /// The command has been sent.
+    Starting,
+    Running,
+    Ended(End),
+}
+
+struct Conversation<'a> {
+    command: CommandId,
+    session: Session<'a>,
+    state: State,
+    greeting: VecDeque<Connection>,
+    control: Option<Connection>,
+    /// The streams that the agent has not connected yet.
+    unconnected: Vec<Stream>,
+    /// The outputs that have not ended, connected or not.
+    open_outputs: usize,
+    /// An output that this process could not write.
+    lost_output: Option<anyhow::Error>,
+    vm_ended: Option<String>,
+    deadline: Option<Instant>,
+    warnings: u32,
+    /// How many SIGINT or SIGTERM came in quick succession, and when the last one did.
+    insistence: (u32, Option<Instant>),
+}
+
+impl Conversation<'_> {
+    fn conduct(mut self) -> anyhow::Result<Ending> {
+        loop {
+            self.wait()?;
+            while let Some(signal) = self.session.signals.next().context("read signals")? {
+                if let Some(ending) = self.on_signal(signal)? {
+                    return Ok(ending);
+                }
+            }
+            self.session.inbox.clear();
+            while let Some(event) = self.session.inbox.next() {
+                self.on_event(event)?;
+            }
+            self.accept()?;
+            self.greet()?;
+            if let Some(ending) = self.listen()? {
+                return Ok(ending);
+            }
+            if let Some(control) = &mut self.control {
+                control.flush().context("write to the guest's agent")?;
+            }
+            if let Some(ending) = self.judge()? {
+                return Ok(ending);
+            }
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&self) -> anyhow::Result<()> {
+        let session = &self.session;
+        let read = |descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN);
+        let mut descriptors = vec![read(session.signals.as_fd()), read(session.inbox.as_fd())];
+        if self.greeting.len() < MAX_GREETING {
+            descriptors.push(read(session.listener.as_fd()));
+        }
+        if let Some(control) = &self.control {
+            let write = if control.has_waiting() { PollFlags::OUT } else { PollFlags::empty() };
+            descriptors.push(PollFd::from_borrowed_fd(control.as_fd(), PollFlags::IN | write));
+        }
+        descriptors.extend(self.greeting.iter().map(|connection| read(connection.as_fd())));
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut descriptors, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(e) => Err(e).context("wait for the guest"),
+        }
+    }
+
+    /// Whether the session is over.
+    fn judge(&mut self) -> anyhow::Result<Option<Ending>> {
+        let late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        if let State::Ended(end) = self.state {
+            if self.open_outputs == 0 {
+                return match self.lost_output.take() {
+                    Some(lost) => Err(lost),
+                    None => Ok(Some(Ending::Command(end))),
+                };
+            }
+            if self.unconnected.iter().all(|stream| *stream == Stream::Stdin) {
+                self.deadline = None;
+                return Ok(None);
+            }
+            ensure!(
+                !late && self.vm_ended.is_none(),
+                "the guest's agent did not connect the command's output"
+            );
+            return Ok(None);
+        }
+        if let Some(why) = self.vm_ended.take() {
+            bail!("the VM ended before the command did: {why}");
+        }
+        ensure!(!late, "the guest's agent has gone");
+        Ok(None)
+    }
+
+    fn on_signal(&mut self, signal: Signal) -> anyhow::Result<Option<Ending>> {
+        match (signal, self.state) {
+            (Signal::WINCH | Signal::CONT, _) => {
+                if let (Some(terminal), State::Starting | State::Running) =
+                    (&self.session.terminal, self.state)
+                {
+                    // The shell has set its own modes meanwhile.
+                    if signal == Signal::CONT && terminal::is_raw() {
+                        terminal.enter_raw_mode()?;
+                    }
+                    let size = terminal.size();
+                    self.send(&ToAgent::Resize { command: self.command, size })?;
+                }
+                Ok(None)
+            }
+            // Only its output is open.
+            (_, State::Ended(end)) => Ok(Some(Ending::Command(end))),
+            (_, State::Booting | State::Starting) => Ok(Some(Ending::Signal(signal))),
+            (_, State::Running) => {
+                if self.insists(signal) {
+                    return Ok(Some(Ending::Signal(signal)));
+                }
+                let number = u8::try_from(signal.as_raw()).context("pass a signal on")?;
+                self.send(&ToAgent::Signal { command: self.command, signal: number })?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether this signal is one of several that ask for the end of a command that does not end.
+    fn insists(&mut self, signal: Signal) -> bool {
+        if !matches!(signal, Signal::INT | Signal::TERM) {
+            return false;
+        }
+        let now = Instant::now();
+        let (count, last) = &mut self.insistence;
+        let quick = last.is_some_and(|last| now.duration_since(last) < INSIST_WITHIN);
+        *count = if quick { *count + 1 } else { 1 };
+        *last = Some(now);
+        *count >= INSIST
+    }
+
+    fn on_event(&mut self, event: Event) -> anyhow::Result<()> {
+        match event {
+            Event::VmEnded(why) => self.vm_ended = Some(why),
+            Event::PumpEnded(Standard::Input, Ok(())) => {}
+            // The command has seen the end of its input, as if there were no more.
+            Event::PumpEnded(Standard::Input, Err(e)) => log::warn!("read the standard input: {e}"),
+            Event::PumpEnded(output, result) => {
+                self.open_outputs = self.open_outputs.saturating_sub(1);
+                if let Err(e) = result {
+                    let lost = anyhow!(e).context(format!("write the {}", output.name()));
+                    self.lost_output.get_or_insert(lost);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the guest's new connections.
+    fn accept(&mut self) -> anyhow::Result<()> {
+        while self.greeting.len() < MAX_GREETING {
+            let socket = match self.session.listener.accept() {
+                Ok((socket, _)) => socket,
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e).context("accept a connection of the guest"),
+            };
+            let peer = rustix::net::sockopt::socket_peercred(&socket)
+                .context("learn who has connected to the agent's socket")?;
+            // The guest's connections are made by this process's vsock device. The folder's mode keeps other
+            // users out; this, the user's other programs.
+            if peer.pid == rustix::process::getpid() {
+                self.greeting.push_back(Connection::new(socket));
+            } else {
+                let pid = peer.pid.as_raw_nonzero();
+                log::warn!("process {pid} connected to the agent's socket, and was refused");
+            }
+        }
+        Ok(())
+    }
+
+    /// Hears what the new connections are.
+    fn greet(&mut self) -> anyhow::Result<()> {
+        for _ in 0..self.greeting.len() {
+            let Some(mut connection) = self.greeting.pop_front() else { break };
+            match connection.receive(MAX_HELLO).context("the guest's agent broke its protocol")? {
+                Received::Nothing => self.greeting.push_back(connection),
+                Received::End => log::debug!("the guest opened a connection and said nothing"),
+                Received::Message(Hello::Control { version }) => self.on_control(connection, version)?,
+                Received::Message(Hello::Stream { command, stream }) => {
+                    self.on_stream(connection, command, stream)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_control(&mut self, connection: Connection, version: u32) -> anyhow::Result<()> {
+        ensure!(
+            version == VERSION,
+            "the guest's agent speaks version {version} of the protocol and this program version {VERSION}: \
+             install both from one build"
+        );
+        ensure!(
+            self.state == State::Booting,
+            "the guest's agent broke its protocol: a second control connection"
+        );
+        log::info!("the guest's agent is there");
+        self.control = Some(connection);
+        self.state = State::Starting;
+        self.send(&ToAgent::Configure(self.session.configure.clone()))?;
+        // Moved, not copied: they can be as long as Linux allows.
+        let argv = std::mem::take(&mut self.session.run.argv);
+        let env = std::mem::take(&mut self.session.run.env);
+        let run = Run { argv, env, ..self.session.run.clone() };
+        ensure!(self.send(&ToAgent::Run(run))?, "the arguments and the environment are too long");
+        Ok(())
+    }
+
+    fn on_stream(
+        &mut self,
+        connection: Connection,
+        command: CommandId,
+        stream: Stream,
+    ) -> anyhow::Result<()> {
+        let expected = self.unconnected.iter().position(|one| *one == stream);
+        let (Some(at), true, true) = (expected, command == self.command, self.state != State::Booting) else {
+            bail!(
+                "the guest's agent broke its protocol: an unasked connection for {stream:?} of command {}",
+                command.0
+            );
+        };
+        self.unconnected.remove(at);
+        let socket = connection.into_socket();
+        match stream {
+            Stream::Stdin => self.session.pumps.connect(Standard::Input, socket),
+            Stream::Stdout => self.session.pumps.connect(Standard::Output, socket),
+            Stream::Stderr => self.session.pumps.connect(Standard::Error, socket),
+            Stream::Terminal => {
+                // Not before: until the command can have it, Ctrl-C is to end this program.
+                if let Some(terminal) = &self.session.terminal {
+                    terminal.enter_raw_mode()?;
+                }
+                let both = socket.try_clone().context("share the terminal's connection")?;
+                self.session.pumps.connect(Standard::Input, both);
+                self.session.pumps.connect(Standard::Output, socket);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the agent's messages.
+    fn listen(&mut self) -> anyhow::Result<Option<Ending>> {
+        let mut turn = 0;
+        // After the VM's end no more can come, and what has come counts.
+        while turn < TURN || self.vm_ended.is_some() {
+            turn += 1;
+            let Some(control) = &mut self.control else { break };
+            let received = control.receive(MAX_FROM_AGENT).context("the guest's agent broke its protocol")?;
+            match received {
+                Received::Nothing => break,
+                Received::End => {
+                    self.control = None;
+                    if !matches!(self.state, State::Ended(_)) {
+                        // The kernel most likely dies of it; then the VM's end tells more.
+                        self.deadline = Some(Instant::now() + PATIENCE);
+                    }
+                }
+                Received::Message(message) => {
+                    if let Some(ending) = self.on_message(message)? {
+                        return Ok(Some(ending));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn on_message(&mut self, message: FromAgent) -> anyhow::Result<Option<Ending>> {
+        match (message, self.state) {
+            (FromAgent::Started { command }, State::Starting) if command == self.command => {
+                self.state = State::Running;
+            }
+            (FromAgent::NotStarted { command, step, errno }, State::Starting) if command == self.command => {
+                return Ok(Some(Ending::NotStarted { step, errno }));
+            }
+            (FromAgent::Ended { command, end }, State::Running) if command == self.command => {
+                self.state = State::Ended(end);
+                self.deadline = Some(Instant::now() + PATIENCE);
+            }
+            (FromAgent::Warning(text), _) => {
+                self.warnings = self.warnings.saturating_add(1);
+                if self.warnings <= MAX_WARNINGS {
+                    log::warn!("in the VM: {}", printable(&text, 300));
+                } else if self.warnings == MAX_WARNINGS + 1 {
+                    log::warn!("in the VM: more warnings are not shown");
+                }
+            }
+            (message, state) => {
+                bail!("the guest's agent broke its protocol: {message:?} while {state:?}")
+            }
+        }
+        Ok(None)
+    }
+
+    /// Queues a message for the agent. `false`: it takes none, and this one is lost.
+    fn send(&mut self, message: &ToAgent) -> anyhow::Result<bool> {
+        let Some(control) = &mut self.control else { return Ok(true) };
+        control.queue(message).context("write to the guest's agent")
+    }
+}

@@ -1,0 +1,79 @@
+use super::*;
+
+fn parse(text: &str) -> Result<(String, Option<String>), String> {
+    let text_of = |path: PathBuf| path.into_os_string().into_string().unwrap();
+    ShareSpec::parse(OsStr::new(text)).map(|spec| (text_of(spec.host), spec.guest.map(text_of)))
+}
+
+fn pair(host: &str, guest: Option<&str>) -> Result<(String, Option<String>), String> {
+    Ok((host.into(), guest.map(Into::into)))
+}
+
+#[test]
+fn the_last_colon_before_a_slash_parts_host_and_guest() {
+    assert_eq!(parse("/a"), pair("/a", None));
+    assert_eq!(parse("a/b"), pair("a/b", None));
+    assert_eq!(parse("/a:/b"), pair("/a", Some("/b")));
+    assert_eq!(parse("rel:/b"), pair("rel", Some("/b")));
+    // Colons of the host's path.
+    assert_eq!(parse("/a:b"), pair("/a:b", None));
+    assert_eq!(parse("/a:b:/c"), pair("/a:b", Some("/c")));
+    assert_eq!(parse("/a:/b:/c"), pair("/a:/b", Some("/c")));
+}
+
+#[test]
+fn the_guest_path_is_made_plain() {
+    assert_eq!(parse("/a://b//./c/"), pair("/a", Some("/b/c")));
+}
+
+#[test]
+fn a_guest_path_that_leads_elsewhere_is_refused() {
+    for text in ["/a:/", "/a:/.", "/a:/b/../c", "/a:/..", "/a:/proc", "/a:/dev/x", "/a:/b:ro", ":/b", ""] {
+        assert!(parse(text).is_err(), "{text}");
+    }
+    // Only a whole name is the kernel's.
+    assert_eq!(parse("/a:/process"), pair("/a", Some("/process")));
+}
+
+#[test]
+fn names_are_bytes() {
+    let spec = ShareSpec::parse(OsStr::from_bytes(b"/\xff:/\xfe")).unwrap();
+    assert_eq!(spec.host.as_os_str().as_bytes(), b"/\xff");
+    assert_eq!(spec.guest.unwrap().as_os_str().as_bytes(), b"/\xfe");
+}
+
+#[test]
+fn shares_are_numbered_with_outer_ones_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("f:x");
+    std::fs::write(&file, "x").unwrap();
+    let specs = [
+        ShareSpec { host: file.clone(), guest: Some("/data/inner".into()) },
+        ShareSpec { host: folder.path().into(), guest: Some("/data".into()) },
+        ShareSpec { host: folder.path().into(), guest: None },
+    ];
+    let (_, shares) = open(&specs).unwrap().unwrap();
+    let of = |name: &str, at: &Path, directory| agent_proto::Share {
+        name: name.into(),
+        at: at.as_os_str().as_bytes().into(),
+        directory,
+    };
+    let real = folder.path().canonicalize().unwrap();
+    let expected =
+        [of("0", Path::new("/data"), true), of("1", Path::new("/data/inner"), false), of("2", &real, true)];
+    assert_eq!(shares, expected);
+    assert!(open(&[]).unwrap().is_none());
+}
+
+#[test]
+fn a_share_that_cannot_be_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = ShareSpec { host: folder.path().join("missing"), guest: None };
+    assert!(format!("{:#}", open(&[missing]).unwrap_err()).contains("missing"));
+    let device = ShareSpec { host: "/dev/null".into(), guest: Some("/x".into()) };
+    assert!(format!("{:#}", open(&[device]).unwrap_err()).contains("neither a folder nor a file"));
+    let same = ShareSpec::shared_folder(folder.path());
+    assert!(format!("{:#}", open(&[same.clone(), same]).unwrap_err()).contains("/shared"));
+    let root = ShareSpec { host: "/".into(), guest: None };
+    assert!(format!("{:#}", open(&[root]).unwrap_err()).contains("/:GUEST"));
+}

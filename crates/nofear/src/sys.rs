@@ -1,0 +1,77 @@
+//! The C library's calls that rustix does not have. All of the command's `unsafe` is in this file.
+#![allow(unsafe_code, reason = "signal masks, signalfd and the user database are C library calls")]
+
+use std::ffi::{CStr, OsString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+
+use rustix::process::Signal;
+
+/// Blocks `signals` in the calling thread, and in the threads that it starts later.
+pub fn block_signals(signals: &[Signal]) -> io::Result<()> {
+    let set = signal_set(signals);
+    // SAFETY: `set` is initialised, and no old mask is asked for.
+    let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
+/// A non-blocking descriptor that reads `signals`, which must be blocked, as `signalfd_siginfo` records.
+pub fn signal_descriptor(signals: &[Signal]) -> io::Result<OwnedFd> {
+    let set = signal_set(signals);
+    // SAFETY: `set` is initialised; -1 asks for a new descriptor.
+    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: signalfd() has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn signal_set(signals: &[Signal]) -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset() initialises the whole set, and cannot fail.
+    let mut set = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        set.assume_init()
+    };
+    for signal in signals {
+        // SAFETY: `set` is initialised, and a `Signal` is a valid number.
+        unsafe { libc::sigaddset(&raw mut set, signal.as_raw()) };
+    }
+    set
+}
+
+/// What the user database says of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The login name.
+    pub name: OsString,
+    /// The login shell.
+    pub shell: OsString,
+}
+
+/// Asks the C library's user database, which may ask a directory service; `None` for one it does not know.
+pub fn account(uid: u32) -> Option<Account> {
+    let mut buffer = vec![0_u8; 16 << 10];
+    let mut entry = MaybeUninit::<libc::passwd>::uninit();
+    let mut found = std::ptr::null_mut();
+    // SAFETY: every pointer is valid for the call, and `buffer` is as long as it is said to be.
+    let error = unsafe {
+        libc::getpwuid_r(uid, entry.as_mut_ptr(), buffer.as_mut_ptr().cast(), buffer.len(), &raw mut found)
+    };
+    if error != 0 || found.is_null() {
+        return None;
+    }
+    // SAFETY: `found` is not null, so the entry is initialised and its strings end with NUL within
+    // `buffer`, which lives until they are copied.
+    unsafe {
+        let entry = entry.assume_init();
+        let copy = |text: *const libc::c_char| {
+            let bytes = if text.is_null() { Vec::new() } else { CStr::from_ptr(text).to_bytes().to_vec() };
+            OsString::from_vec(bytes)
+        };
+        Some(Account { name: copy(entry.pw_name), shell: copy(entry.pw_shell) })
+    }
+}
