@@ -2,7 +2,8 @@
 //!
 //! One thread and one epoll instance: nothing here needs a lock, a new command costs no thread, and a
 //! process with one thread can share its memory with a starting child (see `spawn`). A frame or a stream
-//! that is slow to come or to go holds up nobody else.
+//! that is slow to come or to go holds up nobody else; only the start of a program does, until the kernel
+//! has found it.
 
 mod command;
 mod control;

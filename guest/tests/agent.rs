@@ -405,6 +405,27 @@ fn shutdown_and_a_lost_host_end_the_agent() {
 }
 
 #[test]
+fn frames_may_come_in_pieces_and_together() {
+    let mut host = Host::new();
+    let mut bytes = Vec::new();
+    for id in [1, 2] {
+        write_frame(&mut bytes, &ToAgent::Run(run(id, &["nosuchprogram"]))).unwrap();
+    }
+    for byte in &bytes[..40] {
+        host.control.write_all(&[*byte]).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    host.control.write_all(&bytes[40..]).unwrap();
+    for id in [1, 2] {
+        let command = CommandId(id);
+        assert_eq!(
+            host.message(),
+            FromAgent::NotStarted { command, step: Step::Execute, errno: libc::ENOENT }
+        );
+    }
+}
+
+#[test]
 fn a_frame_that_is_too_long_ends_the_agent() {
     let mut host = Host::new();
     host.control.write_all(&(MAX_TO_AGENT as u32 + 1).to_le_bytes()).unwrap();

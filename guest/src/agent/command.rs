@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::WaitOptions;
 use rustix::pty::OpenptFlags;
-use rustix::termios::Winsize;
+use rustix::termios::{InputModes, OptionalActions, Winsize};
 
 use super::Dial;
 use crate::files;
@@ -107,6 +107,10 @@ fn terminal(size: TerminalSize, uid: u32) -> Result<Ends, Errno> {
     rustix::pty::unlockpt(&master)?;
     let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
     resize(master.as_fd(), size)?;
+    // So that erasing in a line takes away a character and not a byte.
+    let mut modes = rustix::termios::tcgetattr(&master)?;
+    modes.input_modes |= InputModes::IUTF8;
+    rustix::termios::tcsetattr(&master, OptionalActions::Now, &modes)?;
     if rustix::process::geteuid().is_root() {
         rustix::fs::fchown(&slave, Some(Uid::from_raw(uid)), Some(Gid::from_raw(files::TTY_GROUP)))?;
         rustix::fs::fchmod(&slave, Mode::RUSR | Mode::WUSR | Mode::WGRP)?;

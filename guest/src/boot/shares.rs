@@ -36,7 +36,7 @@ pub(super) fn mount(configure: &Configure) -> Vec<Failure> {
 
 fn bind(share: &Share, user: &User) -> Result<(), Errno> {
     let at = Path::new(OsStr::from_bytes(&share.at));
-    if !at.is_absolute() || share.name.contains('/') {
+    if !at.is_absolute() || share.name.contains('/') || share.name == ".." {
         return Err(Errno::INVAL);
     }
     let parent = if share.directory { Some(at) } else { at.parent() };
