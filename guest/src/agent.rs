@@ -52,9 +52,9 @@ pub enum Stop {
     HostGone,
 }
 
-/// Serves the host on its control connection, after [`Hello`](agent_proto::Hello) and
-/// [`Configure`](agent_proto::Configure), until it ends. Commands run as `user`, or as root; in a process that
-/// is not root, as itself. With [`Orphans::Reaped`] SIGCHLD must be blocked.
+/// Serves the host on its control connection until it ends, after [`Hello`](agent_proto::Hello) and
+/// [`Configure`](agent_proto::Configure). Commands run as `user`, or as root; in a process that is not root,
+/// as itself. With [`Orphans::Reaped`] SIGCHLD must be blocked.
 ///
 /// # Errors
 ///

@@ -11,7 +11,8 @@ use crate::kernel::report;
 /// The list of the modules to load, in the initramfs. Our own kernel has none, and then no list.
 const ORDER: &str = "/modules/order";
 
-/// Loads what `/modules/order` names. A module that fails is reported and skipped: what needed it will say so too.
+/// Loads what `/modules/order` names. A module that fails is reported and skipped: what needed it will say
+/// so too.
 pub fn load() {
     let order = match rustix::fs::open(ORDER, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
         Ok(file) => io::read_to_string(File::from(file)),
