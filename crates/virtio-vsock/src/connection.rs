@@ -194,6 +194,12 @@ impl Connection {
     /// Copies bytes from the guest to the end of those that wait.
     fn keep(&mut self, chain: &Chain, offset: usize, length: usize) -> bool {
         let before = self.waiting.len();
+        if before + length > self.waiting.capacity() {
+            // Twice as much, or a guest's small packets would each copy all that waits; but never more
+            // than was promised.
+            let ample = (2 * self.waiting.capacity()).min(self.from_guest.capacity() as usize);
+            self.waiting.reserve_exact(ample.max(before + length) - before);
+        }
         self.waiting.resize(before + length, 0);
         let (front, back) = self.waiting.as_mut_slices();
         let first = before.min(front.len());

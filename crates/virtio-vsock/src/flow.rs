@@ -24,6 +24,10 @@ impl Receive {
         Self { capacity, received: 0, forwarded: 0, told: 0 }
     }
 
+    pub(crate) fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
     /// `length` bytes came. After success no more than the capacity is waiting.
     pub(crate) fn accept(&mut self, length: u32) -> Result<(), Overrun> {
         let waiting = self.received.wrapping_sub(self.forwarded);

@@ -28,7 +28,8 @@
 //! # What a hostile guest can use up
 //!
 //! At most [`MAX_CONNECTIONS`] sockets, and the credit that all connections are given together: less
-//! than 16 MiB. The first 32 get 256 KiB each, which keeps a fast stream busy; the others 16 KiB.
+//! than 16 MiB. The first 32 get 256 KiB each, which keeps a fast stream busy; the others 16 KiB. What a
+//! socket holds in the host's kernel comes on top, up to the host's `net.core.wmem_default` each.
 
 #![forbid(unsafe_code)]
 
