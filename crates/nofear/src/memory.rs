@@ -43,9 +43,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
 /// The guest's memory when the user does not say: 2 GiB, or half of a smaller host's.
 pub fn default() -> u64 {
     let host = rustix::system::sysinfo();
-    // Types differ by architecture.
-    let total = u64::try_from(host.totalram).unwrap_or(0).saturating_mul(u64::from(host.mem_unit));
-    default_of(total)
+    default_of(host.totalram.saturating_mul(u64::from(host.mem_unit)))
 }
 
 fn default_of(host: u64) -> u64 {

@@ -15,7 +15,7 @@ use crate::cli::RunArgs;
 use crate::environment::environment;
 use crate::images::{self, Image};
 use crate::runtime_dir::RuntimeDir;
-use crate::session::Session;
+use crate::session::{GuestFailed, Session};
 use crate::signals::Signals;
 use crate::streams::{Event, Pumps, StandardStreams, inbox};
 use crate::terminal::{self, Terminal};
@@ -86,7 +86,8 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
 
     // The guest isn't asked to power off: nothing of it lasts, so there is nothing to write back, and its way
     // down would cost the user a part of the way up.
-    let console = if result.is_err() && !args.console { handle.console() } else { Vec::new() };
+    let guest_failed = result.as_ref().is_err_and(|e| e.is::<GuestFailed>());
+    let console = if guest_failed && !args.console { handle.console() } else { Vec::new() };
     handle.stop();
     if end.recv_timeout(STOP_WITHIN).is_err() {
         log::warn!("the VM did not end within {} s; it ends with this process", STOP_WITHIN.as_secs());

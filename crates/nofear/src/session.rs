@@ -9,6 +9,7 @@
 //! want to wait sends any signal.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
@@ -69,6 +70,32 @@ pub enum Ending {
     Signal(Signal),
 }
 
+/// The guest's own failure, for which the kernel's last messages may be the reason.
+#[derive(Debug)]
+pub struct GuestFailed(String);
+
+impl fmt::Display for GuestFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl GuestFailed {
+    fn because(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The agent sent what it must not.
+    fn protocol(text: impl fmt::Display) -> Self {
+        Self(format!("the guest's agent broke its protocol: {text}"))
+    }
+
+    /// The agent sent what is no message.
+    fn unreadable() -> Self {
+        Self("the guest's agent broke its protocol".into())
+    }
+}
+
 /// What a session works with.
 pub struct Session<'a> {
     /// Where the guest's connections come in; non-blocking.
@@ -92,7 +119,8 @@ impl Session<'_> {
     ///
     /// # Errors
     ///
-    /// When the guest ended before its command, or broke the protocol, and for what the host refuses.
+    /// [`GuestFailed`] when the guest ended before its command or broke the protocol; others for what the host
+    /// refuses.
     pub fn conduct(self) -> anyhow::Result<Ending> {
         let streams = match self.run.stdio {
             Stdio::Terminal(_) => vec![Stream::Terminal],
@@ -210,14 +238,14 @@ impl Conversation<'_> {
             }
             ensure!(
                 !late && self.vm_ended.is_none(),
-                "the guest's agent did not connect the command's output"
+                GuestFailed::because("the guest's agent did not connect the command's output")
             );
             return Ok(None);
         }
         if let Some(why) = self.vm_ended.take() {
-            bail!("the VM ended before the command did: {why}");
+            bail!(GuestFailed::because(format!("the VM ended before the command did: {why}")));
         }
-        ensure!(!late, "the guest's agent has gone");
+        ensure!(!late, GuestFailed::because("the guest's agent has gone"));
         Ok(None)
     }
 
@@ -307,7 +335,7 @@ impl Conversation<'_> {
     fn greet(&mut self) -> anyhow::Result<()> {
         for _ in 0..self.greeting.len() {
             let Some(mut connection) = self.greeting.pop_front() else { break };
-            match connection.receive(MAX_HELLO).context("the guest's agent broke its protocol")? {
+            match connection.receive(MAX_HELLO).context(GuestFailed::unreadable())? {
                 Received::Nothing => self.greeting.push_back(connection),
                 Received::End => log::debug!("the guest opened a connection and said nothing"),
                 Received::Message(Hello::Control { version }) => self.on_control(connection, version)?,
@@ -325,10 +353,7 @@ impl Conversation<'_> {
             "the guest's agent speaks version {version} of the protocol and this program version {VERSION}: \
              install both from one build"
         );
-        ensure!(
-            self.state == State::Booting,
-            "the guest's agent broke its protocol: a second control connection"
-        );
+        ensure!(self.state == State::Booting, GuestFailed::protocol("a second control connection"));
         log::info!("the guest's agent is there");
         self.control = Some(connection);
         self.state = State::Starting;
@@ -349,10 +374,8 @@ impl Conversation<'_> {
     ) -> anyhow::Result<()> {
         let expected = self.unconnected.iter().position(|one| *one == stream);
         let (Some(at), true, true) = (expected, command == self.command, self.state != State::Booting) else {
-            bail!(
-                "the guest's agent broke its protocol: an unasked connection for {stream:?} of command {}",
-                command.0
-            );
+            let what = format!("an unasked connection for {stream:?} of command {}", command.0);
+            bail!(GuestFailed::protocol(what));
         };
         self.unconnected.remove(at);
         let socket = connection.into_socket();
@@ -380,7 +403,7 @@ impl Conversation<'_> {
         while turn < TURN || self.vm_ended.is_some() {
             turn += 1;
             let Some(control) = &mut self.control else { break };
-            let received = control.receive(MAX_FROM_AGENT).context("the guest's agent broke its protocol")?;
+            let received = control.receive(MAX_FROM_AGENT).context(GuestFailed::unreadable())?;
             match received {
                 Received::Nothing => break,
                 Received::End => {
@@ -421,7 +444,7 @@ impl Conversation<'_> {
                 }
             }
             (message, state) => {
-                bail!("the guest's agent broke its protocol: {message:?} while {state:?}")
+                bail!(GuestFailed::protocol(format!("{message:?} while {state:?}")))
             }
         }
         Ok(None)

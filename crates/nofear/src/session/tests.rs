@@ -245,6 +245,7 @@ fn output_that_cannot_be_written_is_a_failure() {
         stdout.write_all(b"x").unwrap();
         agent.ended(End::Exited(0));
     });
+    assert!(!outcome.result.as_ref().is_err_and(|e| e.is::<GuestFailed>()));
     let error = outcome.error();
     assert!(error.contains("standard output") && error.contains("No space"), "{error}");
 }
@@ -343,6 +344,7 @@ fn hostile(act: impl FnOnce(&mut Agent) + Send) -> String {
         // The host ends the session; an agent that got through would hang here.
         let _ = agent.control.read(&mut [0]);
     });
+    assert!(outcome.result.as_ref().is_err_and(|e| e.is::<GuestFailed>()));
     let error = outcome.error();
     assert!(error.contains("protocol"), "{error}");
     error
