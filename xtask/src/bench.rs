@@ -1,0 +1,38 @@
+//! `cargo xtask bench`: measurements in instructions, the same on every machine.
+
+mod boot;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::host::{self, Job, Machine};
+use crate::run::Product;
+
+/// Measure.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    Boot(boot::Arguments),
+}
+
+/// Runs the verb.
+pub fn main(arguments: &Arguments) -> Result<ExitCode> {
+    match &arguments.what {
+        What::Boot(arguments) => boot::main(arguments),
+    }
+}
+
+/// Runs `command` in the emulated host that counts instructions, and returns its stdout. `/proc/uptime` and
+/// every clock in there are the count, in nanoseconds; `NOFEAR*` name the files of `product`.
+fn counted(product: &Product, command: Vec<OsString>) -> Result<Vec<u8>> {
+    let machine = Machine { icount: true, visible: product.folders(), ..Machine::default() };
+    host::capture(&machine, Job { command, environment: product.environment() })
+}

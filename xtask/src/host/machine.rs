@@ -1,0 +1,171 @@
+//! The QEMU process: its command line, its port, its death.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, thread};
+
+use anyhow::{Context, Result, bail};
+use rustix::io::{FdFlags, fcntl_setfd};
+use tempfile::TempDir;
+
+use super::frames::{self, Sender, from_relay};
+use super::{Machine, START_LIMIT, image};
+use crate::kernel::Kernel;
+use crate::packages;
+
+/// An emulated machine that starts or runs. Dropped, it is gone.
+pub struct Running {
+    qemu: Child,
+    port: UnixStream,
+    files: TempDir,
+    deadline: Option<Instant>,
+}
+
+/// Starts the machine.
+pub fn boot(machine: &Machine, kernel: &Kernel) -> Result<Running> {
+    let files =
+        tempfile::Builder::new().prefix("nofear-host-").tempdir().context("make a temporary folder")?;
+    let cwd = env::current_dir().context("find the current folder")?;
+    image::write_initramfs(&files.path().join("initramfs"))?;
+    image::write_control(&files.path().join("control"), &cwd, &machine.visible)?;
+
+    let (port, theirs) = UnixStream::pair().context("make a socket pair")?;
+    // QEMU inherits its end.
+    fcntl_setfd(&theirs, FdFlags::empty()).context("pass a socket on")?;
+    let mut command = qemu();
+    command
+        .args(accelerator(machine))
+        .args(["-cpu", "EPYC,+svm", "-m", &machine.mem.to_string()])
+        .args(["-display", "none", "-vga", "none", "-nic", "none", "-monitor", "none", "-no-reboot"])
+        .args(["-nodefaults", "-no-user-config"])
+        .arg("-serial")
+        .arg(joined("file:", &files.path().join("console"), "")?)
+        .args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=nofear"])
+        .args(["-chardev", &format!("socket,id=port,fd={}", theirs.as_raw_fd())]);
+    let control = files.path().join("control");
+    for (tag, path, mode) in
+        [("low", Path::new("/"), ",readonly=on"), ("cwd", &cwd, ""), ("control", &control, ",readonly=on")]
+    {
+        let rest = format!(",mount_tag={tag},security_model=none,multidevs=remap{mode}");
+        command.arg("-virtfs").arg(joined("local,path=", path, &rest)?);
+    }
+    command
+        .arg("-kernel")
+        .arg(kernel.bzimage())
+        .arg("-initrd")
+        .arg(files.path().join("initramfs"))
+        .args(["-append", "console=ttyS0 quiet loglevel=1 panic=-1 random.trust_cpu=on mitigations=off"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut qemu = command.spawn().context("start qemu-system-x86_64")?;
+    drop(theirs);
+    if let Some(stderr) = qemu.stderr.take() {
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                // A note for each CPU feature of EPYC that the emulation lacks.
+                if !line.contains("TCG doesn't support") {
+                    eprintln!("{line}");
+                }
+            }
+        });
+    }
+    let deadline = machine.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    Ok(Running { qemu, port, files, deadline })
+}
+
+/// QEMU, so that it dies with us however we end.
+fn qemu() -> Command {
+    const QEMU: &str = "qemu-system-x86_64";
+    if !packages::is_there("setpriv") {
+        return Command::new(QEMU);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", QEMU]);
+    command
+}
+
+fn accelerator(machine: &Machine) -> Vec<String> {
+    let text = if machine.icount {
+        // The clock starts at a fixed date too, or the kernel's start would differ with the day.
+        "-accel tcg,thread=single -icount shift=0,sleep=off -seed 1 -rtc base=2026-01-01,clock=vm -smp 1"
+            .into()
+    } else {
+        format!("-accel tcg,thread=multi -smp {}", machine.cpus)
+    };
+    text.split(' ').map(str::to_owned).collect()
+}
+
+/// An option with a path in it, where a comma is written twice.
+fn joined(before: &str, path: &Path, after: &str) -> Result<String> {
+    let path = path.to_str().with_context(|| format!("{}: QEMU takes UTF-8 names only", path.display()))?;
+    Ok(format!("{before}{}{after}", path.replace(',', ",,")))
+}
+
+impl Running {
+    /// Sends bytes to the relay, before anything else is sent.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.port.set_write_timeout(Some(START_LIMIT)).context("set a time limit")?;
+        match self.port.write_all(bytes) {
+            Ok(()) => self.port.set_write_timeout(None).context("clear a time limit"),
+            Err(error) => Err(error).context(self.last_words()),
+        }
+    }
+
+    /// For a thread that sends input.
+    pub fn sender(&self) -> Result<Sender> {
+        Ok(Sender(self.port.try_clone().context("copy a socket")?))
+    }
+
+    /// Hands output on until the command ends; returns its exit status, 124 if the time is over.
+    pub fn until_exit(mut self, mut output: impl FnMut(u8, &[u8]) -> Result<()>) -> Result<u8> {
+        if let Some(deadline) = self.deadline {
+            let port = self.port.try_clone().context("copy a socket")?;
+            thread::spawn(move || {
+                thread::sleep(deadline.saturating_duration_since(Instant::now()));
+                // Ends the loop below.
+                let _ = port.shutdown(Shutdown::Both);
+            });
+        }
+        let mut reader = BufReader::with_capacity(256 << 10, self.port.try_clone().context("copy a socket")?);
+        let mut payload = Vec::new();
+        loop {
+            match frames::read(&mut reader, &mut payload) {
+                Ok(Some(from_relay::EXIT)) => return Ok(payload.first().copied().unwrap_or(125)),
+                Ok(Some(stream)) => output(stream, &payload)?,
+                Ok(None) | Err(_) if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                    eprintln!("xtask: the command in the emulated host did not end in time");
+                    return Ok(124);
+                }
+                Ok(None) => bail!("{}", self.last_words()),
+                Err(error) => return Err(error.context(self.last_words())),
+            }
+        }
+    }
+
+    fn last_words(&mut self) -> String {
+        let console = fs::read(self.files.path().join("console")).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console);
+        let lines: Vec<&str> = console.lines().collect();
+        let end = lines[lines.len().saturating_sub(20)..].join("\n");
+        let status = match self.qemu.try_wait() {
+            Ok(Some(status)) => format!("QEMU ended with {status}"),
+            _ => "QEMU still runs".to_owned(),
+        };
+        format!("the emulated host died before the command ended; {status}; its console's end:\n{end}")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The relay synced its disks before it said the command's status: nothing is lost.
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}

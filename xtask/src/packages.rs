@@ -1,0 +1,194 @@
+//! The tools that a job needs: found, installed where we may, or named for every distribution we know.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::{env, fmt::Write as _};
+
+use anyhow::{Result, bail};
+
+/// A tool, and the package that has it on each distribution.
+pub struct Tool {
+    /// A program's name, or the absolute path of a file.
+    pub proof: &'static str,
+    pub debian: &'static str,
+    pub fedora: &'static str,
+    pub arch: &'static str,
+    pub suse: &'static str,
+    pub gentoo: &'static str,
+}
+
+const fn tool(
+    proof: &'static str,
+    debian: &'static str,
+    [fedora, arch, suse, gentoo]: [&'static str; 4],
+) -> Tool {
+    Tool { proof, debian, fedora, arch, suse, gentoo }
+}
+
+/// What building a kernel needs.
+pub const KERNEL: &[Tool] = &[
+    tool("gcc", "gcc", ["gcc", "gcc", "gcc", "sys-devel/gcc"]),
+    tool("make", "make", ["make", "make", "make", "dev-build/make"]),
+    tool("flex", "flex", ["flex", "flex", "flex", "sys-devel/flex"]),
+    tool("bison", "bison", ["bison", "bison", "bison", "sys-devel/bison"]),
+    tool("bc", "bc", ["bc", "bc", "bc", "sys-devel/bc"]),
+    tool("lz4", "lz4", ["lz4", "lz4", "lz4", "app-arch/lz4"]),
+    tool("xz", "xz-utils", ["xz", "xz", "xz", "app-arch/xz-utils"]),
+    tool("tar", "tar", ["tar", "tar", "tar", "app-arch/tar"]),
+    tool("patch", "patch", ["patch", "patch", "patch", "sys-devel/patch"]),
+    tool("perl", "perl", ["perl", "perl", "perl", "dev-lang/perl"]),
+    tool(
+        "/usr/include/gelf.h",
+        "libelf-dev",
+        ["elfutils-libelf-devel", "libelf", "libelf-devel", "virtual/libelf"],
+    ),
+    tool(
+        "/usr/include/openssl/ssl.h",
+        "libssl-dev",
+        ["openssl-devel", "openssl", "libopenssl-devel", "dev-libs/openssl"],
+    ),
+];
+
+/// What the emulated host needs beside its kernel.
+pub const HOST: &[Tool] = &[
+    tool(
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        ["qemu-system-x86-core", "qemu-system-x86", "qemu-x86", "app-emulation/qemu"],
+    ),
+    tool(
+        "/bin/busybox",
+        "busybox-static",
+        ["busybox", "busybox", "busybox-static", "sys-apps/busybox[static]"],
+    ),
+];
+
+/// What the fuzz targets need: libFuzzer is C++.
+pub const FUZZ: &[Tool] = &[tool("g++", "g++", ["gcc-c++", "gcc", "gcc-c++", "sys-devel/gcc"])];
+
+/// Debian's own kernel source.
+pub const DEBIAN_SOURCE: &str = "linux-source-6.12";
+
+/// Makes sure that `tools` are there. `purpose` says what for, in a message.
+pub fn ensure(purpose: &str, tools: &[Tool]) -> Result<()> {
+    let missing: Vec<&Tool> = tools.iter().filter(|tool| !is_there(tool.proof)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|tool| tool.debian).collect();
+    if can_install() {
+        install(purpose, &names)?;
+        if let Some(tool) = missing.iter().find(|tool| !is_there(tool.proof)) {
+            bail!("{purpose}: {} is still missing after the installation of {}", tool.proof, tool.debian);
+        }
+        return Ok(());
+    }
+    bail!("{}", advice(purpose, &missing));
+}
+
+fn advice(purpose: &str, missing: &[&Tool]) -> String {
+    type Names = fn(&Tool) -> &'static str;
+    let lines: [(&str, &str, Names); 5] = [
+        ("Debian, Ubuntu", "apt-get install", |tool| tool.debian),
+        ("Fedora", "dnf install", |tool| tool.fedora),
+        ("Arch", "pacman -S", |tool| tool.arch),
+        ("openSUSE", "zypper install", |tool| tool.suse),
+        ("Gentoo", "emerge", |tool| tool.gentoo),
+    ];
+    let proofs: Vec<&str> = missing.iter().map(|tool| tool.proof).collect();
+    let mut text = format!("{purpose}: missing {}. Install:", proofs.join(", "));
+    for (distribution, command, name) in lines {
+        let mut names: Vec<&str> = missing.iter().map(|tool| name(tool)).collect();
+        names.dedup();
+        // Writing to a string can't fail.
+        let _ = write!(text, "\n  {distribution:<15} {command} {}", names.join(" "));
+    }
+    text
+}
+
+/// Whether a program is in `PATH`, or a file exists.
+pub fn is_there(proof: &str) -> bool {
+    if proof.starts_with('/') {
+        return Path::new(proof).exists();
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    // System programs live in sbin, which is not in an ordinary user's PATH.
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(proof).is_file())
+}
+
+/// Whether packages can be installed without asking a person: Debian's tool, and root or `sudo -n`.
+pub fn can_install() -> bool {
+    is_there("apt-get") && (is_root() || sudo_works())
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn sudo_works() -> bool {
+    let quiet = Command::new("sudo").args(["-n", "true"]).stdin(Stdio::null()).stderr(Stdio::null()).status();
+    quiet.is_ok_and(|status| status.success())
+}
+
+/// Installs Debian packages, quietly: apt's words are shown only if it fails.
+pub fn install(purpose: &str, names: &[&str]) -> Result<()> {
+    eprintln!("xtask: {purpose}: installing {}", names.join(" "));
+    // Old lists may name packages that are gone. A failed update still lets what is known be installed.
+    let _ = apt(&["update"]);
+    let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
+    arguments.extend(names);
+    let Err(first) = apt(&arguments) else { return Ok(()) };
+    if names.contains(&"qemu-system-x86") {
+        // A newer qemu-utils than the distribution's, from a backport, blocks it: let that one go.
+        arguments.push("qemu-utils-");
+        if apt(&arguments).is_ok() {
+            return Ok(());
+        }
+    }
+    bail!("{purpose}: apt-get {} failed:\n{first}", arguments.join(" "))
+}
+
+fn apt(arguments: &[&str]) -> Result<(), String> {
+    let mut command = if is_root() { Command::new("apt-get") } else { Command::new("sudo") };
+    if !is_root() {
+        command.args(["-n", "--preserve-env=DEBIAN_FRONTEND", "apt-get"]);
+    }
+    let output = command
+        .arg("-qq")
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    Err(lines[lines.len().saturating_sub(8)..].join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_tool_is_named_for_each_distribution() {
+        let text = advice("build", &[&KERNEL[10], &HOST[0]]);
+        for name in
+            ["libelf-dev", "elfutils-libelf-devel", "pacman -S libelf", "qemu-x86", "app-emulation/qemu"]
+        {
+            assert!(text.contains(name), "{name} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_program_and_a_file_are_found() {
+        assert!(is_there("sh"));
+        assert!(is_there("/bin/sh"));
+        assert!(!is_there("no-such-program-at-all"));
+    }
+}
