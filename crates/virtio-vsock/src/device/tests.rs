@@ -222,6 +222,34 @@ fn both_directions_at_once_do_not_stop_each_other() {
 }
 
 #[test]
+fn many_connections_at_once_each_get_their_own_bytes() {
+    let (host, mut guest) = start();
+    let mut sockets = Vec::new();
+    let mut echoes = Vec::new();
+    // Some with much credit, some with little.
+    for port in 0..40 {
+        sockets.push(guest.connect(port, SERVICE));
+        let mut stream = host.accept();
+        echoes.push(thread::spawn(move || io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap()));
+    }
+    let bytes = pattern(10 * 40 * 5000);
+    for round in bytes.chunks(40 * 5000) {
+        for (socket, piece) in sockets.iter_mut().zip(round.chunks(5000)) {
+            guest.transmit(socket, piece);
+        }
+        for (socket, piece) in sockets.iter_mut().zip(round.chunks(5000)) {
+            assert!(guest.receive(socket, 5000) == piece);
+        }
+    }
+    for socket in &sockets {
+        guest.shut(socket, SHUTDOWN_SEND);
+    }
+    for echo in echoes {
+        assert_eq!(echo.join().unwrap(), 50_000);
+    }
+}
+
+#[test]
 fn a_host_program_that_ends_its_side_still_reads() {
     let (host, mut guest) = start();
     let (mut socket, mut stream) = pair(&host, &mut guest);
