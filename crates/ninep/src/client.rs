@@ -1,0 +1,298 @@
+//! A 9P2000.L client for tests and fuzz targets: encodes requests, checks and decodes replies.
+//!
+//! It trusts nothing less than a test should: a reply that is not well formed is a panic.
+
+mod encode;
+
+pub use encode::{encode, message_kind};
+
+use std::collections::HashSet;
+
+use rustix::io::Errno;
+
+use crate::Server;
+use crate::wire::{
+    Attributes, Fid, FileSystem, GETATTR_BASIC, Malformed, Qid, QidKind, Reader, Request, Step, Tag, Time,
+    VERSION, Walk, kind,
+};
+
+/// A client over anything that turns a request into a reply.
+pub struct Client<T> {
+    transport: T,
+    next_tag: u16,
+}
+
+/// An entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "fields have the specification's names")]
+pub struct Entry {
+    pub qid: Qid,
+    pub offset: u64,
+    pub kind: u8,
+    pub name: Vec<u8>,
+}
+
+/// A client of a server in this process, which offers `room` bytes for each reply.
+pub fn connect(server: &Server, room: usize) -> Client<impl FnMut(&[u8]) -> Vec<u8>> {
+    Client::new(move |request: &[u8]| {
+        let mut reply = vec![0; room];
+        let length = server.serve(request, &mut reply[..]);
+        reply.truncate(length);
+        reply
+    })
+}
+
+impl<T: FnMut(&[u8]) -> Vec<u8>> Client<T> {
+    /// A client that sends nothing yet.
+    pub fn new(transport: T) -> Self {
+        Self { transport, next_tag: 0 }
+    }
+
+    /// Sends bytes that need not be a message, and returns the reply's type, tag and body.
+    ///
+    /// # Panics
+    ///
+    /// When the reply is not one message.
+    pub fn raw(&mut self, message: &[u8]) -> (u8, Tag, Vec<u8>) {
+        let reply = (self.transport)(message);
+        let mut reader = Reader::new(&reply);
+        let header = (reader.u32(), reader.u8(), reader.u16());
+        let (Ok(size), Ok(kind), Ok(tag)) = header else { panic!("a reply of {} bytes", reply.len()) };
+        assert_eq!(size as usize, reply.len(), "the size of a reply");
+        (kind, Tag(tag), reply[crate::wire::HEADER..].to_vec())
+    }
+
+    /// Sends a request and returns the body of the reply.
+    ///
+    /// # Errors
+    ///
+    /// The error number of an Rlerror.
+    ///
+    /// # Panics
+    ///
+    /// When the reply does not belong to the request.
+    pub fn call(&mut self, request: &Request<'_>) -> Result<Vec<u8>, Errno> {
+        let tag = Tag(self.next_tag);
+        self.next_tag = (self.next_tag + 1) % u16::MAX;
+        let (kind, reply_tag, body) = self.raw(&encode(tag, request));
+        assert_eq!(reply_tag, tag, "the tag of the reply to {request:?}");
+        if kind == kind::RLERROR {
+            let errno = decode(&body, Reader::u32);
+            return Err(Errno::from_raw_os_error(errno.cast_signed()));
+        }
+        assert_eq!(kind, message_kind(request) + 1, "the type of the reply to {request:?}");
+        Ok(body)
+    }
+
+    /// Tversion for 9P2000.L; returns the msize agreed on.
+    ///
+    /// # Errors
+    ///
+    /// The server's. "unknown" is `EPROTONOSUPPORT`.
+    pub fn version(&mut self, msize: u32) -> Result<u32, Errno> {
+        let body = self.call(&Request::Version { msize, version: VERSION })?;
+        let (msize, version) = decode(&body, |reader| Ok((reader.u32()?, reader.string()?)));
+        if version == VERSION { Ok(msize) } else { Err(Errno::PROTONOSUPPORT) }
+    }
+
+    /// Tattach.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn attach(&mut self, fid: u32) -> Result<Qid, Errno> {
+        let request =
+            Request::Attach { fid: Fid(fid), afid: Fid::NONE, uname: b"test", aname: b"", n_uname: 0 };
+        self.call(&request).map(|body| decode(&body, qid))
+    }
+
+    /// Twalk along a relative path; returns the qids of the names that were walked.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    ///
+    /// # Panics
+    ///
+    /// For a path that has no encoding, such as one of 17 names.
+    pub fn walk(&mut self, fid: u32, new_fid: u32, path: &str) -> Result<Vec<Qid>, Errno> {
+        let mut names = Walk::EMPTY;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            let step = Step::new(name.as_bytes()).expect("a name that can be walked");
+            names.push(step).expect("at most 16 names");
+        }
+        let body = self.call(&Request::Walk { fid: Fid(fid), new_fid: Fid(new_fid), names })?;
+        Ok(decode(&body, |reader| (0..reader.u16()?).map(|_| qid(reader)).collect()))
+    }
+
+    /// Tlopen.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn open(&mut self, fid: u32, flags: u32) -> Result<Qid, Errno> {
+        let body = self.call(&Request::Lopen { fid: Fid(fid), flags })?;
+        Ok(decode(&body, |reader| {
+            let qid = qid(reader)?;
+            assert_eq!(reader.u32()?, 0, "iounit");
+            Ok(qid)
+        }))
+    }
+
+    /// Tread.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn read(&mut self, fid: u32, offset: u64, count: u32) -> Result<Vec<u8>, Errno> {
+        let body = self.call(&Request::Read { fid: Fid(fid), offset, count })?;
+        Ok(decode(&body, data).to_vec())
+    }
+
+    /// Treaddir.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn readdir(&mut self, fid: u32, offset: u64, count: u32) -> Result<Vec<Entry>, Errno> {
+        let body = self.call(&Request::Readdir { fid: Fid(fid), offset, count })?;
+        let mut reader = Reader::new(decode(&body, data));
+        let mut entries = Vec::new();
+        while !reader.is_empty() {
+            entries.push(entry(&mut reader).expect("an entry of an Rreaddir"));
+        }
+        Ok(entries)
+    }
+
+    /// All entries of an open directory, asked for `count` bytes at a time.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    ///
+    /// # Panics
+    ///
+    /// When the server gives a cookie for the second time, so that the list would have no end.
+    pub fn list(&mut self, fid: u32, count: u32) -> Result<Vec<Entry>, Errno> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut seen = HashSet::new();
+        loop {
+            let offset = entries.last().map_or(0, |entry| entry.offset);
+            let more = self.readdir(fid, offset, count)?;
+            if more.is_empty() {
+                return Ok(entries);
+            }
+            for entry in more {
+                assert!(entry.offset != 0 && seen.insert(entry.offset), "cookie {:#x} again", entry.offset);
+                entries.push(entry);
+            }
+        }
+    }
+
+    /// Tgetattr for the basic attributes.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn getattr(&mut self, fid: u32) -> Result<Attributes, Errno> {
+        let body = self.call(&Request::Getattr { fid: Fid(fid), mask: GETATTR_BASIC })?;
+        Ok(decode(&body, attributes))
+    }
+
+    /// Treadlink.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn readlink(&mut self, fid: u32) -> Result<Vec<u8>, Errno> {
+        let body = self.call(&Request::Readlink { fid: Fid(fid) })?;
+        Ok(decode(&body, Reader::string).to_vec())
+    }
+
+    /// Tstatfs.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn statfs(&mut self, fid: u32) -> Result<FileSystem, Errno> {
+        let body = self.call(&Request::Statfs { fid: Fid(fid) })?;
+        Ok(decode(&body, |r| {
+            Ok(FileSystem {
+                kind: r.u32()?,
+                bsize: r.u32()?,
+                blocks: r.u64()?,
+                bfree: r.u64()?,
+                bavail: r.u64()?,
+                files: r.u64()?,
+                ffree: r.u64()?,
+                fsid: r.u64()?,
+                namelen: r.u32()?,
+            })
+        }))
+    }
+
+    /// Tclunk.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn clunk(&mut self, fid: u32) -> Result<(), Errno> {
+        self.call(&Request::Clunk { fid: Fid(fid) }).map(drop)
+    }
+}
+
+fn decode<'a, V>(body: &'a [u8], read: impl FnOnce(&mut Reader<'a>) -> Result<V, Malformed>) -> V {
+    let mut reader = Reader::new(body);
+    let value = read(&mut reader).expect("a reply holds its fields");
+    assert!(reader.is_empty(), "bytes follow the last field of a reply");
+    value
+}
+
+fn qid(reader: &mut Reader<'_>) -> Result<Qid, Malformed> {
+    let kind = match reader.u8()? {
+        0 => QidKind::File,
+        0x02 => QidKind::Symlink,
+        0x80 => QidKind::Directory,
+        kind => panic!("a qid of type {kind:#x}"),
+    };
+    Ok(Qid { kind, version: reader.u32()?, path: reader.u64()? })
+}
+
+fn data<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
+    let count = reader.u32()?;
+    reader.bytes(count as usize)
+}
+
+fn entry(reader: &mut Reader<'_>) -> Result<Entry, Malformed> {
+    Ok(Entry {
+        qid: qid(reader)?,
+        offset: reader.u64()?,
+        kind: reader.u8()?,
+        name: reader.string()?.to_vec(),
+    })
+}
+
+fn attributes(r: &mut Reader<'_>) -> Result<Attributes, Malformed> {
+    assert_eq!(r.u64()?, GETATTR_BASIC, "the valid mask");
+    let attributes = Attributes {
+        qid: qid(r)?,
+        mode: r.u32()?,
+        uid: r.u32()?,
+        gid: r.u32()?,
+        nlink: r.u64()?,
+        rdev: r.u64()?,
+        size: r.u64()?,
+        blksize: r.u64()?,
+        blocks: r.u64()?,
+        atime: time(r)?,
+        mtime: time(r)?,
+        ctime: time(r)?,
+    };
+    r.bytes(4 * 8)?;
+    Ok(attributes)
+}
+
+fn time(r: &mut Reader<'_>) -> Result<Time, Malformed> {
+    let sec = r.u64()?.cast_signed();
+    Ok(Time { sec, nsec: u32::try_from(r.u64()?).expect("less than a second of nanoseconds") })
+}
