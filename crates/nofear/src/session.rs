@@ -256,8 +256,12 @@ impl Conversation<'_> {
                     (&self.session.terminal, self.state)
                 {
                     // The shell has set its own modes meanwhile.
-                    if signal == Signal::CONT && terminal::is_raw() {
-                        terminal.enter_raw_mode()?;
+                    if signal == Signal::CONT
+                        && terminal::is_raw()
+                        && let Err(e) = terminal.enter_raw_mode()
+                    {
+                        // SIGHUP and SIGCONT come together when the terminal has gone.
+                        log::debug!("{e:#}");
                     }
                     let size = terminal.size();
                     self.send(&ToAgent::Resize { command: self.command, size })?;

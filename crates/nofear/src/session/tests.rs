@@ -11,7 +11,10 @@ use agent_proto::{MAX_TO_AGENT, TerminalSize, User, read_frame, write_frame};
 use rustix::pipe::{PipeFlags, pipe, pipe_with};
 
 use super::*;
+
 use crate::streams::{Notifier, StandardStreams, inbox};
+
+mod real_agent;
 
 const ID: CommandId = CommandId(1);
 
