@@ -148,8 +148,7 @@ pub fn acpi_tables(config: &AcpiConfig<'_>, address: u64) -> Result<Vec<u8>, Acp
 }
 
 fn fadt(config: &AcpiConfig<'_>, dsdt: u64) -> impl Aml + use<> {
-    let mut fadt =
-        FADTBuilder::new(OEM_ID, OEM_TABLE, OEM_REVISION).dsdt_64(dsdt).flag(Flags::HwReducedAcpi);
+    let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE, OEM_REVISION).dsdt_64(dsdt).flag(Flags::HwReducedAcpi);
     fadt.iapc_boot_arch = BOOT_ARCHITECTURE.into();
     if let Some(sleep) = config.sleep {
         fadt.sleep_control_reg = io_register(sleep.control);

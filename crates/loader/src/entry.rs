@@ -54,7 +54,7 @@ pub fn write_page_tables(memory: &GuestMemoryMmap<()>) -> Result<u64, EntryError
     table(&mut (0..DIRECTORIES).map(|index| (directories + index * TABLE_SIZE) | PRESENT | WRITABLE));
     for directory in 0..DIRECTORIES {
         let first = directory * ENTRIES;
-        table(&mut (first..first + ENTRIES).map(|page| page * LARGE_PAGE | PRESENT | WRITABLE | LARGE));
+        table(&mut (first..first + ENTRIES).map(|page| (page * LARGE_PAGE) | PRESENT | WRITABLE | LARGE));
     }
     write(memory, "page tables", PAGE_TABLE_ADDRESS, &tables)?;
     Ok(PAGE_TABLE_ADDRESS)
@@ -77,9 +77,7 @@ fn write(
     address: u64,
     bytes: &[u8],
 ) -> Result<(), EntryError> {
-    memory
-        .write_slice(bytes, GuestAddress(address))
-        .map_err(|source| EntryError { table, address, source })
+    memory.write_slice(bytes, GuestAddress(address)).map_err(|source| EntryError { table, address, source })
 }
 
 #[cfg(test)]

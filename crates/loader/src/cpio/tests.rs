@@ -93,11 +93,8 @@ fn the_cpio_tool_lists_the_same_entries() {
     writer.file("init", 0o755, b"12345").unwrap();
     writer.symlink("sbin", "usr/sbin").unwrap();
     let archive = writer.finish().unwrap();
-    let tool = Command::new("cpio")
-        .args(["-it", "--quiet"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn();
+    let tool =
+        Command::new("cpio").args(["-it", "--quiet"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let Ok(mut tool) = tool else {
         eprintln!("SKIPPED: no cpio tool on this machine");
         return;
