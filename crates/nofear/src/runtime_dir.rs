@@ -85,8 +85,10 @@ impl RuntimeDir {
 }
 
 impl Drop for RuntimeDir {
+    /// Opens nothing: the process may be confined by now.
     fn drop(&mut self) {
-        remove(&self.above, &self.id, &self.folder);
+        let _ = unlinkat(&self.folder, AGENT_SOCKET, AtFlags::empty());
+        let _ = unlinkat(&self.above, &self.id, AtFlags::REMOVEDIR);
     }
 }
 
@@ -168,7 +170,8 @@ fn remove_dead(above: &OwnedFd) {
     }
 }
 
-/// Removes a VM's folder with its sockets. What can't be removed stays, and is tried again by the next run.
+/// Removes a dead VM's folder with all that is in it. What can't be removed stays, and is tried again by the
+/// next run.
 fn remove(above: &OwnedFd, id: &str, folder: &OwnedFd) {
     if let Ok(entries) = Dir::read_from(folder) {
         for entry in entries.flatten().filter(|entry| !matches!(entry.file_name().to_bytes(), b"." | b"..")) {
