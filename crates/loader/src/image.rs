@@ -111,6 +111,11 @@ impl KernelImage {
         Ok(image(header, file, Code::Plain { offset: bzimage.code, size: bzimage.code_size, place }))
     }
 
+    /// Whether the kernel was unpacked on the host, so that the guest need not.
+    pub fn is_unpacked(&self) -> bool {
+        matches!(self.code, Code::Elf(_))
+    }
+
     /// Loads the kernel where it was linked to be.
     ///
     /// `memory` must be fresh: what an image leaves out (BSS) is not written, since a new

@@ -38,6 +38,7 @@ mod error;
 mod image;
 mod initramfs;
 pub mod layout;
+pub mod stock;
 
 pub use boot::{Boot, BootRegisters, write_boot};
 pub use error::Error;

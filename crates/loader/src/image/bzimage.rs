@@ -7,7 +7,11 @@ use linux_loader::bootparam::setup_header;
 use vm_memory::ByteValued;
 
 use super::{field, read_at};
-use crate::{Error, decompress::Format, layout::HIGH_MEMORY_START};
+use crate::{
+    Error,
+    decompress::Format,
+    layout::{HIGH_MEMORY_START, HOLE_START},
+};
 
 /// The bytes at the start of an image that hold every header that is looked at.
 pub(super) const HEADER_SIZE: usize = 0x290;
@@ -131,8 +135,12 @@ impl BzImage {
             return Err(field(path, "pref_address", format!("{load:#x} is in the first MiB")));
         }
         let room = u64::from(header.init_size).max(self.code_size);
-        if load.checked_add(room).is_none() {
-            return Err(field(path, "pref_address", format!("{load:#x} leaves no room for {room:#x} bytes")));
+        if load.checked_add(room).is_none_or(|end| end > HOLE_START) {
+            let reason = format!("{load:#x} puts {room:#x} bytes beyond {HOLE_START:#x}");
+            return Err(field(path, "pref_address", reason));
+        }
+        if self.code_size <= ENTRY_64 {
+            return Err(field(path, "syssize", format!("{} ends before the 64-bit entry", self.code_size)));
         }
         Ok(Plain { load, entry: load + ENTRY_64, room })
     }

@@ -75,6 +75,20 @@ pub(super) fn store(
         })
 }
 
+/// Writes a whole file: others see all of it or nothing.
+pub(crate) fn publish(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let temporary = temporary_path(folder, "file");
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&temporary, path))
+        .inspect_err(|_| {
+            let _ = fs::remove_file(&temporary);
+        })
+}
+
 /// Remembers that the image with this metadata unpacks to `kernel`.
 pub(super) fn remember(folder: &Path, image: &Metadata, hash: &str, kernel: &File) -> io::Result<()> {
     let changed = Duration::new(image.ctime().try_into().unwrap_or(0), image.ctime_nsec() as u32);
