@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use ninep::{ExportBuilder, Limits, Server};
-//! use virtio_9p::NineP;
+//! use nofear_virtio_9p::NineP;
 //!
 //! let export = ExportBuilder::new().directory("/", "/usr/share")?.open()?;
 //! let device = NineP::new("share", Server::new(export, Limits::default()))?;

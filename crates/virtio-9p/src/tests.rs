@@ -44,8 +44,7 @@ fn ask(driver: &mut Driver, request: &[u8]) -> Vec<u8> {
 fn open_file(driver: &mut Driver) {
     let version = message(TVERSION, &[&507_928u32.to_le_bytes(), &string("9P2000.L")]);
     assert_eq!(ask(driver, &version)[4], TVERSION + 1);
-    let attach =
-        message(TATTACH, &[&[0; 4], &[0xff; 4], &string("root"), &string(""), &[0xff; 4]]);
+    let attach = message(TATTACH, &[&[0; 4], &[0xff; 4], &string("root"), &string(""), &[0xff; 4]]);
     assert_eq!(ask(driver, &attach)[4], TATTACH + 1);
     let walk = message(TWALK, &[&[0; 4], &1u32.to_le_bytes(), &1u16.to_le_bytes(), &string("file")]);
     assert_eq!(ask(driver, &walk)[4], TWALK + 1);
@@ -58,7 +57,8 @@ fn a_large_read_goes_into_the_pages_the_guest_gave() {
     let (mut driver, _dir, content) = start();
     open_file(&mut driver);
     let read = message(TREAD, &[&1u32.to_le_bytes(), &[0; 8], &250_000u32.to_le_bytes()]);
-    let mut buffers = vec![Buffer::Readable(&read[..10]), Buffer::Readable(&read[10..]), Buffer::Writable(11)];
+    let mut buffers =
+        vec![Buffer::Readable(&read[..10]), Buffer::Readable(&read[10..]), Buffer::Writable(11)];
     buffers.extend(std::iter::repeat_n(Buffer::Writable(4096), 62));
     let used = driver.request(0, &buffers);
     assert_eq!(used.length, 11 + 250_000);

@@ -10,7 +10,7 @@
 //!
 //! ```
 //! use std::{io, sync::Arc};
-//! use virtio::{Activation, Device, DeviceKind, EventOps, Queue, QueueError};
+//! use nofear_virtio::{self as virtio, Activation, Device, DeviceKind, EventOps, Queue, QueueError};
 //! use vm_memory::{GuestAddress, GuestMemoryMmap};
 //!
 //! /// A device that hands every buffer back, untouched.

@@ -1,1 +1,42 @@
-//! In work.
+//! A KVM virtual machine monitor as a library.
+//!
+//! A VM is made in three steps, in this order: [`Config::prepare`] checks the configuration and opens
+//! every file and socket that it names; [`Resources::confine`] gives up what the process no longer needs
+//! and builds the VM; [`Vm::run`] runs it until the guest ends. After `confine` no file is opened by path.
+//!
+//! ```no_run
+//! use nofear_vmm::{self as vmm, Config, Policy};
+//!
+//! # fn main() -> Result<(), vmm::Error> {
+//! let vm = Config::new("/boot/vmlinuz").prepare()?.confine(&Policy::default())?;
+//! let handle = vm.handle();
+//! let exit = vm.run()?;
+//! println!("the guest ended: {exit}");
+//! print!("{}", String::from_utf8_lossy(&handle.console()));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! No type of KVM or of the guest's memory is in a public signature.
+
+mod bus;
+mod command_line;
+mod config;
+mod confine;
+mod console;
+mod cpu;
+mod devices;
+mod error;
+mod exit;
+mod memory;
+mod resources;
+mod seccomp;
+mod vcpu;
+mod vm;
+
+pub use config::{Config, Console, Initramfs, MAX_DEVICES, MAX_VCPUS, MIN_MEMORY, Share, Vsock, VsockPort};
+pub use confine::{Policy, ThreadKind, confine_thread};
+pub use error::Error;
+pub use exit::Exit;
+pub use resources::Resources;
+pub use vm::{Handle, Vm};

@@ -1,0 +1,34 @@
+//! Boots a kernel with an initramfs, a read-only 9P share and a vsock port, and says how the guest ended.
+//!
+//! `cargo run --example boot -- KERNEL INITRAMFS`
+
+use std::{env, error::Error, path::PathBuf};
+
+use ninep::ExportBuilder;
+use nofear_vmm::{Config, Initramfs, Policy, Share, Vsock, VsockPort};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = env::args_os().skip(1).map(PathBuf::from);
+    let kernel = arguments.next().ok_or("usage: boot KERNEL INITRAMFS")?;
+    let initramfs = arguments.next().ok_or("usage: boot KERNEL INITRAMFS")?;
+    let directory = env::temp_dir().join(format!("nofear-example-{}", std::process::id()));
+    std::fs::create_dir(&directory)?;
+
+    let mut config = Config::new(kernel);
+    config.memory = 256 << 20;
+    config.initramfs.push(Initramfs::File(initramfs));
+    // In the guest: mount -t 9p -o trans=virtio,version=9p2000.L usr /mnt
+    let export = ExportBuilder::new().directory("/", "/usr")?.open()?;
+    config.shares.push(Share { tag: "usr".into(), export });
+    // Who connects to this socket on the host is connected to port 1000 of the guest.
+    let listen = vec![VsockPort { port: 1000, path: directory.join("port-1000") }];
+    config.vsock = Some(Vsock { cid: 3, listen, connect: Vec::new() });
+
+    let vm = config.prepare()?.confine(&Policy::default())?;
+    let handle = vm.handle();
+    let exit = vm.run();
+    std::fs::remove_dir_all(&directory)?;
+    println!("{}", exit?);
+    print!("{}", String::from_utf8_lossy(&handle.console()));
+    Ok(())
+}

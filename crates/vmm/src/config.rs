@@ -1,0 +1,85 @@
+//! What a VM is to be: paths and numbers, pure data.
+
+use std::path::PathBuf;
+
+use ninep::Export;
+
+/// The least guest memory, in bytes.
+pub const MIN_MEMORY: u64 = 64 << 20;
+
+/// The most vCPUs.
+pub const MAX_VCPUS: u8 = 32;
+
+/// The most virtio devices: one interrupt line of the I/O APIC each.
+pub const MAX_DEVICES: usize = 19;
+
+/// A VM to be. [`prepare`](Self::prepare) checks it and opens what it names.
+#[derive(Debug)]
+pub struct Config {
+    /// The kernel: a bzImage or an ELF vmlinux.
+    pub kernel: PathBuf,
+    /// Where unpacked kernels are kept from one run to the next; none: unpacked every time.
+    pub cache: Option<PathBuf>,
+    /// The parts of the initramfs, one after the other; may be empty.
+    pub initramfs: Vec<Initramfs>,
+    /// What is added to the kernel command line; no NUL.
+    pub command_line: String,
+    /// Guest memory in bytes, a multiple of 2 MiB, at least [`MIN_MEMORY`].
+    pub memory: u64,
+    /// 1 to [`MAX_VCPUS`].
+    pub vcpus: u8,
+    /// Trees that the guest can mount over 9P.
+    pub shares: Vec<Share>,
+    /// Sockets between guest and host.
+    pub vsock: Option<Vsock>,
+    /// Where the guest's kernel messages go.
+    pub console: Console,
+}
+
+/// A part of the initramfs.
+#[derive(Debug)]
+pub enum Initramfs {
+    /// A file, compressed as the guest's kernel can unpack it, or not.
+    File(PathBuf),
+    /// A cpio archive in memory.
+    Bytes(Vec<u8>),
+}
+
+/// A tree that the guest can mount over 9P.
+#[derive(Debug)]
+pub struct Share {
+    /// The mount tag: 1 to 36 bytes.
+    pub tag: String,
+    /// What of the host the guest sees.
+    pub export: Export,
+}
+
+/// Sockets between guest and host: host-side Unix sockets only.
+#[derive(Debug, Default)]
+pub struct Vsock {
+    /// The guest's CID, 3 to 2^32 - 2. It is private to this VM.
+    pub cid: u32,
+    /// Unix sockets that are made on the host; each connection becomes one to this guest port.
+    pub listen: Vec<VsockPort>,
+    /// Unix sockets on the host that the guest may connect to, by host port.
+    pub connect: Vec<VsockPort>,
+}
+
+/// A port and a Unix socket.
+#[derive(Clone, Debug)]
+pub struct VsockPort {
+    /// The vsock port.
+    pub port: u32,
+    /// The Unix socket's path, at most 107 bytes.
+    pub path: PathBuf,
+}
+
+/// Where the guest's kernel messages go. They are always kept in a ring, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Console {
+    /// Only to the ring; the kernel runs quiet.
+    #[default]
+    Ring,
+    /// To the standard error of this process as they come, with all of the kernel's messages.
+    Stderr,
+}

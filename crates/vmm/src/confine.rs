@@ -1,0 +1,96 @@
+//! What the process gives up before the guest's first instruction.
+
+use std::{
+    fs, io,
+    os::fd::{FromRawFd, OwnedFd, RawFd},
+};
+
+use rustix::{
+    fd::BorrowedFd,
+    io::FdFlags,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
+
+use crate::{Error, seccomp};
+
+/// Descriptors that the 9P server may hold at once, where the host's hard limit allows.
+const MAX_DESCRIPTORS: u64 = 1 << 17;
+
+/// What [`crate::Resources::confine`] does to the process.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Policy {
+    /// Descriptors above 2 that were inherited from the parent process and stay open. All others that
+    /// were (they survived an `exec`, so they lack `FD_CLOEXEC`) are closed.
+    pub keep: Vec<RawFd>,
+    /// Whether the VM's own threads get a seccomp filter each; default: yes.
+    pub seccomp: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { keep: Vec::new(), seccomp: true }
+    }
+}
+
+/// What a thread does, and so which system calls it may make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ThreadKind {
+    /// Runs the guest.
+    Vcpu,
+    /// Serves a 9P export.
+    NineP,
+    /// Moves bytes between guest and Unix sockets.
+    Vsock,
+    /// Gives the guest entropy.
+    Entropy,
+    /// Waits for the VM, and carries a command's streams, signals and terminal.
+    Control,
+}
+
+/// Installs the seccomp filter for `kind` on the calling thread, for good: any other system call ends the
+/// process.
+///
+/// # Errors
+///
+/// The kernel lacks seccomp.
+pub fn confine_thread(kind: ThreadKind) -> Result<(), Error> {
+    seccomp::install(kind)
+}
+
+pub(crate) fn confine_process(policy: &Policy) -> Result<(), Error> {
+    rustix::thread::set_no_new_privs(true).map_err(|e| Error::System("set no-new-privs", e.into()))?;
+    set_limits()?;
+    close_stray(&policy.keep).map_err(Error::system("close inherited descriptors"))
+}
+
+fn set_limits() -> Result<(), Error> {
+    // A core dump would hold the guest's memory.
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+        .map_err(|e| Error::System("limit core dumps", e.into()))?;
+    let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(hard), maximum: Some(hard) })
+        .map_err(|e| Error::System("limit open files", e.into()))
+}
+
+fn close_stray(keep: &[RawFd]) -> io::Result<()> {
+    let mut stray = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let Some(fd) = entry?.file_name().to_str().and_then(|n| n.parse::<RawFd>().ok()) else { continue };
+        if fd <= 2 || keep.contains(&fd) {
+            continue;
+        }
+        // SAFETY: only asks for flags; a descriptor that is gone by now gives EBADF.
+        let flags = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) });
+        if flags.is_ok_and(|f| !f.contains(FdFlags::CLOEXEC)) {
+            stray.push(fd);
+        }
+    }
+    for fd in stray {
+        // SAFETY: without FD_CLOEXEC it came through an exec, so nothing in this process owns it; what the
+        // caller took over it has named in `keep`.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! The guest's serial port: kernel messages, into a bounded ring and, if wanted, to standard error.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use vm_superio::{Serial, Trigger, serial::NoEvents};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::{Console, Error};
+
+/// The ring keeps the last 64 KiB.
+const RING: usize = 64 << 10;
+
+/// The last messages of the guest's kernel.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ring(Arc<Mutex<VecDeque<u8>>>);
+
+impl Ring {
+    pub(crate) fn contents(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for &byte in bytes {
+            if ring.len() == RING {
+                ring.pop_front();
+            }
+            ring.push_back(byte);
+        }
+    }
+}
+
+/// An 8250 at the first PC port.
+pub(crate) struct SerialPort {
+    uart: Serial<Line, NoEvents, Sink>,
+    line: EventFd,
+}
+
+impl SerialPort {
+    pub(crate) fn new(ring: Ring, console: Console) -> Result<Self, Error> {
+        let line = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd for the serial port"))?;
+        let end = line.try_clone().map_err(Error::system("eventfd for the serial port"))?;
+        Ok(Self { uart: Serial::new(Line(end), Sink { ring, console }), line })
+    }
+
+    pub(crate) fn interrupt(&self) -> &EventFd {
+        &self.line
+    }
+
+    pub(crate) fn read(&mut self, register: u8) -> u8 {
+        self.uart.read(register)
+    }
+
+    pub(crate) fn write(&mut self, register: u8, value: u8) {
+        // Fails only when standard error does, and then the ring has the byte.
+        let _ = self.uart.write(register, value);
+    }
+}
+
+struct Line(EventFd);
+
+impl Trigger for Line {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+struct Sink {
+    ring: Ring,
+    console: Console,
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.ring.push(bytes);
+        if self.console == Console::Stderr {
+            io::stderr().write_all(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ring_keeps_the_end_of_what_the_guest_wrote() {
+        let ring = Ring::default();
+        let mut port = SerialPort::new(ring.clone(), Console::Ring).unwrap();
+        for i in 0..2 * RING {
+            port.write(0, (i % 251) as u8);
+        }
+        let kept = ring.contents();
+        assert_eq!(kept.len(), RING);
+        assert_eq!(kept.last(), Some(&(((2 * RING - 1) % 251) as u8)));
+    }
+}

@@ -1,0 +1,98 @@
+//! The VM's virtio devices: a transport on the bus, a worker on a thread of its own, events through KVM.
+
+use std::thread::{self, JoinHandle};
+
+use kvm_ioctls::{IoEventAddress, VmFd};
+use loader::acpi::MmioDevice;
+use ninep::{Limits, Server};
+use virtio::{Device, MMIO_SIZE, Memory, NOTIFY_OFFSET, Transport};
+use virtio_9p::NineP;
+use virtio_rng::Rng;
+use virtio_vsock::Vsock;
+
+use crate::{Error, Share, ThreadKind, bus::MMIO_BASE, confine_thread};
+
+/// The first interrupt line of the I/O APIC that devices get, one each; the serial port has 4.
+const FIRST_GSI: u32 = 5;
+
+const STACK: usize = 256 << 10;
+
+/// The devices of a VM while it is made.
+pub(crate) struct Devices<'a> {
+    vm: &'a VmFd,
+    memory: &'a Memory,
+    seccomp: bool,
+    pub transports: Vec<Transport>,
+    pub workers: Workers,
+}
+
+/// The threads of the devices. They end when the transports are gone.
+#[derive(Default)]
+pub(crate) struct Workers(Vec<JoinHandle<()>>);
+
+impl Workers {
+    pub(crate) fn join(&mut self) {
+        for worker in self.0.drain(..) {
+            // A thread that panicked has said so.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl<'a> Devices<'a> {
+    pub(crate) fn new(vm: &'a VmFd, memory: &'a Memory, seccomp: bool) -> Self {
+        Self { vm, memory, seccomp, transports: Vec::new(), workers: Workers::default() }
+    }
+
+    pub(crate) fn add_share(&mut self, share: Share) -> Result<(), Error> {
+        let Share { tag, export } = share;
+        let device = NineP::new(&tag, Server::new(export, Limits::default()))
+            .map_err(|e| Error::Config(e.to_string()))?;
+        self.add(device, format!("9p-{tag}"), ThreadKind::NineP)
+    }
+
+    pub(crate) fn add_vsock(&mut self, device: Vsock) -> Result<(), Error> {
+        self.add(device, "vsock".into(), ThreadKind::Vsock)
+    }
+
+    pub(crate) fn add_entropy(&mut self) -> Result<(), Error> {
+        self.add(Rng::new(), "entropy".into(), ThreadKind::Entropy)
+    }
+
+    /// Where the guest finds each device, for its ACPI tables.
+    pub(crate) fn places(&self) -> Vec<MmioDevice> {
+        (0..self.transports.len() as u32)
+            .map(|i| MmioDevice {
+                base: (MMIO_BASE + u64::from(i) * MMIO_SIZE) as u32,
+                size: MMIO_SIZE as u32,
+                gsi: FIRST_GSI + i,
+            })
+            .collect()
+    }
+
+    fn add<D: Device + 'static>(&mut self, device: D, name: String, kind: ThreadKind) -> Result<(), Error> {
+        let index = self.transports.len();
+        let (transport, worker) =
+            virtio::connect(device, self.memory.clone()).map_err(Error::system("eventfd for a device"))?;
+        self.vm
+            .register_irqfd(transport.interrupt(), FIRST_GSI + index as u32)
+            .map_err(Error::kvm("KVM_IRQFD"))?;
+        let notify = IoEventAddress::Mmio(MMIO_BASE + index as u64 * MMIO_SIZE + NOTIFY_OFFSET);
+        for (queue, kick) in (0u32..).zip(transport.kicks()) {
+            self.vm.register_ioevent(kick, &notify, queue).map_err(Error::kvm("KVM_IOEVENTFD"))?;
+        }
+        let seccomp = self.seccomp;
+        let thread = thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
+            if seccomp && let Err(e) = confine_thread(kind) {
+                log::error!("a device's thread can't be confined, so it does not start: {e}");
+                return;
+            }
+            if let Err(e) = worker.run() {
+                log::error!("a device's thread ended: {e}");
+            }
+        });
+        self.workers.0.push(thread.map_err(Error::system("start a device's thread"))?);
+        self.transports.push(transport);
+        Ok(())
+    }
+}

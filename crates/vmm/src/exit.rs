@@ -1,0 +1,31 @@
+//! How a VM ended.
+
+use std::fmt;
+
+/// How a VM ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Exit {
+    /// The guest switched itself off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest's kernel said that it panicked.
+    Panic,
+    /// A vCPU could not deliver a fault: the guest's kernel is broken beyond a panic.
+    TripleFault,
+    /// [`crate::Handle::stop`] was called.
+    Stopped,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PowerOff => "power off",
+            Self::Reset => "reset",
+            Self::Panic => "kernel panic",
+            Self::TripleFault => "triple fault",
+            Self::Stopped => "stopped",
+        })
+    }
+}

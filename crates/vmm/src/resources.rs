@@ -1,0 +1,133 @@
+//! The first step: checks a configuration and opens everything that it names.
+
+use std::{collections::HashMap, os::unix::net::UnixListener};
+
+use kvm_ioctls::{Cap, Kvm};
+use loader::{InitramfsSource, KernelImage};
+use virtio_vsock as vsock;
+
+use crate::{
+    Config, Console, Error, Initramfs, MAX_DEVICES, MAX_VCPUS, Policy, Share, Vm, command_line::command_line,
+    confine, memory,
+};
+
+/// What KVM must have. Each is in Linux 4.20 or before.
+const NEEDED: &[(Cap, &str)] = &[
+    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+];
+
+/// Open files and sockets, and what to do with them. Nothing is opened by path any more, but the Unix
+/// sockets that the guest may connect to.
+pub struct Resources {
+    pub(crate) kvm: Kvm,
+    pub(crate) kernel: KernelImage,
+    pub(crate) initramfs: Vec<InitramfsSource>,
+    pub(crate) command_line: String,
+    pub(crate) memory: u64,
+    pub(crate) vcpus: u8,
+    pub(crate) shares: Vec<Share>,
+    pub(crate) vsock: Option<vsock::Vsock>,
+    pub(crate) console: Console,
+}
+
+impl Config {
+    /// A VM of 512 MiB and one vCPU, with nothing but a kernel.
+    pub fn new(kernel: impl Into<std::path::PathBuf>) -> Self {
+        Self {
+            kernel: kernel.into(),
+            cache: None,
+            initramfs: Vec::new(),
+            command_line: String::new(),
+            memory: 512 << 20,
+            vcpus: 1,
+            shares: Vec::new(),
+            vsock: None,
+            console: Console::Ring,
+        }
+    }
+
+    /// Checks every value and opens every file and socket.
+    ///
+    /// # Errors
+    ///
+    /// A value out of its range, a file that can't be opened or is not what it should be, a host without
+    /// KVM.
+    pub fn prepare(self) -> Result<Resources, Error> {
+        if !(1..=MAX_VCPUS).contains(&self.vcpus) {
+            return Err(Error::Config(format!("{} vCPUs: 1 to {MAX_VCPUS} are possible", self.vcpus)));
+        }
+        let devices = self.shares.len() + usize::from(self.vsock.is_some()) + 1;
+        if devices > MAX_DEVICES {
+            return Err(Error::Config(format!("{devices} devices: at most {MAX_DEVICES} are possible")));
+        }
+        if self.command_line.contains('\0') {
+            return Err(Error::Config("the kernel command line holds a NUL".into()));
+        }
+        memory::check(self.memory)?;
+        Ok(Resources {
+            kvm: open_kvm()?,
+            kernel: KernelImage::open(&self.kernel, self.cache.as_deref())?,
+            initramfs: self.initramfs.into_iter().map(open_initramfs).collect::<Result<_, _>>()?,
+            command_line: command_line(self.console, &self.command_line),
+            memory: self.memory,
+            vcpus: self.vcpus,
+            shares: self.shares,
+            vsock: self.vsock.map(open_vsock).transpose()?,
+            console: self.console,
+        })
+    }
+}
+
+impl Resources {
+    /// Confines the process by `policy`, then builds the VM. The guest does not run yet.
+    ///
+    /// # Errors
+    ///
+    /// A confinement that the host refuses, memory that it does not have, a failing KVM call, or an image
+    /// that does not fit the guest's memory.
+    pub fn confine(self, policy: &Policy) -> Result<Vm, Error> {
+        confine::confine_process(policy)?;
+        Vm::build(self, policy)
+    }
+}
+
+fn open_kvm() -> Result<Kvm, Error> {
+    let kvm = Kvm::new().map_err(|e| Error::OpenKvm(std::io::Error::from_raw_os_error(e.errno())))?;
+    if kvm.get_api_version() != 12 {
+        return Err(Error::KvmLacks("version 12 of its interface"));
+    }
+    for &(capability, name) in NEEDED {
+        if !kvm.check_extension(capability) {
+            return Err(Error::KvmLacks(name));
+        }
+    }
+    Ok(kvm)
+}
+
+fn open_initramfs(part: Initramfs) -> Result<InitramfsSource, Error> {
+    Ok(match part {
+        Initramfs::File(path) => InitramfsSource::open(&path)?,
+        Initramfs::Bytes(bytes) => InitramfsSource::Bytes(bytes),
+    })
+}
+
+fn open_vsock(config: crate::Vsock) -> Result<vsock::Vsock, Error> {
+    let mut listen = Vec::new();
+    for entry in config.listen {
+        let listener = UnixListener::bind(&entry.path).map_err(|source| Error::Open {
+            what: "Unix socket",
+            path: entry.path,
+            source,
+        })?;
+        listen.push((entry.port, listener));
+    }
+    let connect: HashMap<_, _> = config.connect.into_iter().map(|entry| (entry.port, entry.path)).collect();
+    vsock::Vsock::new(vsock::Config { cid: config.cid, listen, connect })
+        .map_err(|e| Error::Config(e.to_string()))
+}

@@ -1,0 +1,199 @@
+//! One list of system calls for each kind of thread. Everything else ends the process.
+
+use std::collections::BTreeMap;
+
+use libc::*;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, apply_filter,
+};
+
+use crate::{Error, ThreadKind};
+
+/// `KVM_RUN` and `KVM_GET_REGS`, for an error's text.
+const KVM_RUN: u64 = 0xae80;
+const KVM_GET_REGS: u64 = 0x8090_ae81;
+
+/// What every thread needs: memory, locks, its own end, the way back from a signal, time.
+const EVERY: &[c_long] = &[
+    SYS_read,
+    SYS_write,
+    SYS_close,
+    SYS_futex,
+    SYS_mmap,
+    SYS_munmap,
+    SYS_mremap,
+    SYS_madvise,
+    SYS_brk,
+    SYS_mprotect,
+    SYS_rt_sigreturn,
+    SYS_rt_sigprocmask,
+    SYS_sigaltstack,
+    SYS_sched_yield,
+    SYS_exit,
+    SYS_exit_group,
+    SYS_clock_gettime,
+    SYS_restart_syscall,
+    SYS_gettid,
+    SYS_getpid,
+    SYS_tgkill,
+    SYS_rseq,
+    SYS_set_robust_list,
+];
+
+/// A device's event loop.
+const EVENT_LOOP: &[c_long] = &[SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_ctl, SYS_epoll_create1];
+
+/// Read-only files, by descriptor.
+const NINEP: &[c_long] = &[
+    SYS_openat,
+    SYS_openat2,
+    SYS_fstat,
+    SYS_newfstatat,
+    SYS_statx,
+    SYS_getdents64,
+    SYS_readlinkat,
+    SYS_fstatfs,
+    SYS_pread64,
+    SYS_preadv,
+    SYS_lseek,
+    SYS_fcntl,
+    SYS_dup,
+    SYS_getrandom,
+];
+
+/// Unix sockets.
+const VSOCK: &[c_long] = &[
+    SYS_socket,
+    SYS_connect,
+    SYS_accept4,
+    SYS_sendmsg,
+    SYS_recvmsg,
+    SYS_sendto,
+    SYS_recvfrom,
+    SYS_shutdown,
+    SYS_getsockopt,
+    SYS_fcntl,
+    SYS_ioctl,
+    SYS_getrandom,
+];
+
+const ENTROPY: &[c_long] = &[SYS_getrandom];
+
+/// The command: streams, terminal, signals, the run-time directory, the end of the VM.
+const CONTROL: &[c_long] = &[
+    SYS_epoll_wait,
+    SYS_epoll_pwait,
+    SYS_epoll_ctl,
+    SYS_epoll_create1,
+    SYS_poll,
+    SYS_ppoll,
+    SYS_readv,
+    SYS_writev,
+    SYS_accept4,
+    SYS_shutdown,
+    SYS_sendto,
+    SYS_sendmsg,
+    SYS_recvfrom,
+    SYS_recvmsg,
+    SYS_getsockopt,
+    SYS_setsockopt,
+    SYS_fcntl,
+    SYS_ioctl,
+    SYS_splice,
+    SYS_fstat,
+    SYS_newfstatat,
+    SYS_statx,
+    SYS_unlink,
+    SYS_unlinkat,
+    SYS_rmdir,
+    SYS_rt_sigaction,
+    SYS_rt_sigtimedwait,
+    SYS_signalfd4,
+    SYS_clone,
+    SYS_clone3,
+    SYS_kill,
+    SYS_getuid,
+    SYS_geteuid,
+    SYS_eventfd2,
+    SYS_nanosleep,
+    SYS_clock_nanosleep,
+    SYS_prctl,
+    SYS_seccomp,
+    SYS_openat,
+    SYS_getdents64,
+    SYS_flock,
+    SYS_lseek,
+    SYS_getrandom,
+    SYS_sched_getaffinity,
+    SYS_pipe2,
+    SYS_dup,
+    SYS_dup3,
+    SYS_socketpair,
+];
+
+pub(crate) fn install(kind: ThreadKind) -> Result<(), Error> {
+    let program = program(kind).map_err(|e| Error::Seccomp(Box::new(e)))?;
+    apply_filter(&program).map_err(|e| Error::Seccomp(Box::new(e)))
+}
+
+fn program(kind: ThreadKind) -> Result<BpfProgram, seccompiler::BackendError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    let lists: &[&[c_long]] = match kind {
+        ThreadKind::Vcpu => &[EVERY],
+        ThreadKind::NineP => &[EVERY, EVENT_LOOP, NINEP],
+        ThreadKind::Vsock => &[EVERY, EVENT_LOOP, VSOCK],
+        ThreadKind::Entropy => &[EVERY, EVENT_LOOP, ENTROPY],
+        ThreadKind::Control => &[EVERY, CONTROL],
+    };
+    rules.extend(lists.iter().flat_map(|list| list.iter()).map(|&call| (call, Vec::new())));
+    match kind {
+        ThreadKind::Vcpu => {
+            let allowed = [KVM_RUN, KVM_GET_REGS].map(|request| argument(1, request));
+            rules.insert(SYS_ioctl, allowed.into_iter().collect::<Result<_, _>>()?);
+        }
+        ThreadKind::Vsock => {
+            rules.insert(SYS_socket, vec![argument(0, AF_UNIX as u64)?]);
+        }
+        _ => {}
+    }
+    SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)?
+        .try_into()
+}
+
+/// Matches when a 32-bit argument has this value.
+fn argument(index: u8, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
+    let equal = SeccompCondition::new(index, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
+    SeccompRule::new(vec![equal])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_filter_compiles() {
+        for kind in
+            [ThreadKind::Vcpu, ThreadKind::NineP, ThreadKind::Vsock, ThreadKind::Entropy, ThreadKind::Control]
+        {
+            assert!(!program(kind).unwrap().is_empty(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn no_thread_may_start_a_program_or_trace_another() {
+        for list in [EVERY, EVENT_LOOP, NINEP, VSOCK, ENTROPY, CONTROL] {
+            for forbidden in [
+                SYS_execve,
+                SYS_execveat,
+                SYS_ptrace,
+                SYS_mount,
+                SYS_bpf,
+                SYS_userfaultfd,
+                SYS_process_vm_readv,
+            ] {
+                assert!(!list.contains(&forbidden));
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A vCPU's thread: runs the guest, serves its exits, stops at once when asked.
+
+use std::{
+    cell::Cell,
+    io, ptr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use crate::{
+    Error, Exit, ThreadKind,
+    bus::Bus,
+    confine_thread,
+    cpu::{Cpu, Start},
+    vm::Ends,
+};
+
+const STACK: usize = 256 << 10;
+
+/// A vCPU that has not started.
+pub(crate) struct Vcpu {
+    pub fd: VcpuFd,
+    pub id: u8,
+    pub cpu: Cpu,
+    /// For the first vCPU.
+    pub start: Option<Start>,
+    pub bus: Arc<Bus>,
+    pub stopping: Arc<AtomicBool>,
+    pub ends: Ends,
+    pub seccomp: bool,
+}
+
+/// A vCPU's running thread.
+pub(crate) struct Running(JoinHandle<()>);
+
+thread_local! {
+    /// `kvm_run.immediate_exit` of this thread's vCPU; null elsewhere.
+    static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
+}
+
+impl Vcpu {
+    pub(crate) fn start(self) -> Result<Running, Error> {
+        thread::Builder::new()
+            .name(format!("vcpu{}", self.id))
+            .stack_size(STACK)
+            .spawn(move || {
+                let ends = self.ends.clone();
+                match self.run() {
+                    Ok(Some(exit)) => ends.send(Ok(exit)),
+                    Ok(None) => {}
+                    Err(e) => ends.send(Err(e)),
+                }
+            })
+            .map(Running)
+            .map_err(Error::system("start a vCPU's thread"))
+    }
+
+    /// Runs until the guest ends the VM (how), or somebody else does (none).
+    fn run(mut self) -> Result<Option<Exit>, Error> {
+        self.cpu.set_up(&self.fd, self.id, self.start.as_ref())?;
+        let run: *mut kvm_bindings::kvm_run = self.fd.get_kvm_run();
+        // SAFETY: `run` points to the vCPU's shared page, mapped as long as `self.fd`.
+        IMMEDIATE_EXIT.set(unsafe { &raw mut (*run).immediate_exit });
+        if self.seccomp {
+            confine_thread(ThreadKind::Vcpu)?;
+        }
+        let end = self.serve();
+        // A late signal must not find a page that is gone.
+        IMMEDIATE_EXIT.set(ptr::null_mut());
+        end
+    }
+
+    fn serve(&mut self) -> Result<Option<Exit>, Error> {
+        while !self.stopping.load(Ordering::Acquire) {
+            match self.fd.run() {
+                Ok(VcpuExit::MmioRead(address, data)) => self.bus.read_memory(address, data),
+                Ok(VcpuExit::MmioWrite(address, data)) => self.bus.write_memory(address, data),
+                Ok(VcpuExit::IoIn(port, data)) => self.bus.read_port(port, data),
+                Ok(VcpuExit::IoOut(port, data)) => {
+                    if let Some(exit) = self.bus.write_port(port, data) {
+                        return Ok(Some(exit));
+                    }
+                }
+                Ok(VcpuExit::Shutdown) => return Ok(Some(Exit::TripleFault)),
+                Ok(VcpuExit::FailEntry(reason, _)) => {
+                    return Err(Error::KvmGaveUp(format!("entry failed, reason {reason:#x}")));
+                }
+                Ok(VcpuExit::InternalError) => return Err(self.internal_error()),
+                // What has no meaning for a guest of ours, and is no harm.
+                Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => {}
+                Ok(other) => return Err(Error::KvmGaveUp(format!("unexpected exit {other:?}"))),
+                // A signal, or an AP that still waits for its start.
+                Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {}
+                Err(source) => return Err(Error::Kvm { call: "KVM_RUN", source }),
+            }
+        }
+        Ok(None)
+    }
+
+    fn internal_error(&mut self) -> Error {
+        let rip = self.fd.get_regs().map(|r| r.rip).unwrap_or_default();
+        let run = self.fd.get_kvm_run();
+        // SAFETY: KVM fills this member of the union for this exit.
+        let suberror = unsafe { run.__bindgen_anon_1.internal.suberror };
+        let what = match suberror {
+            1 => "can't emulate an instruction",
+            2 => "a fault while another was delivered",
+            3 => "an exit while an event was delivered",
+            _ => "unknown internal error",
+        };
+        Error::KvmGaveUp(format!("{what}, at {rip:#x}"))
+    }
+}
+
+impl Running {
+    /// Makes the thread leave the guest; `stopping` was set before.
+    pub(crate) fn kick(&self) {
+        // Fails when the thread has ended, and that is what is wanted.
+        let _ = self.0.kill(SIGRTMIN());
+    }
+
+    pub(crate) fn join(self) {
+        // A thread that panicked has said so.
+        let _ = self.0.join();
+    }
+}
+
+/// Prepares this process for [`Running::kick`].
+pub(crate) fn handle_kicks() -> Result<(), Error> {
+    extern "C" fn kicked(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        let flag = IMMEDIATE_EXIT.get();
+        if !flag.is_null() {
+            // SAFETY: this thread's vCPU is alive: it clears the pointer before it goes. A signal that
+            // comes just before KVM_RUN thus still ends it.
+            unsafe { ptr::write_volatile(flag, 1) };
+        }
+    }
+    register_signal_handler(SIGRTMIN(), kicked).map_err(|e| {
+        Error::System("handle the signal that stops vCPUs", io::Error::from_raw_os_error(e.errno()))
+    })
+}

@@ -1,0 +1,182 @@
+//! A VM: how it is put together, run and ended.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+    mpsc::{Receiver, Sender, channel},
+};
+
+use kvm_ioctls::VmFd;
+use loader::{Boot, acpi, entry};
+
+use crate::{
+    Console, Error, Exit, Policy, Resources,
+    bus::{self, Bus},
+    console::{Ring, SerialPort},
+    cpu::{Cpu, Start},
+    devices::{Devices, Workers},
+    memory::GuestRam,
+    vcpu::{self, Running, Vcpu},
+};
+
+/// Where Intel processors want three pages for a guest's real mode, below the local APICs.
+const TSS_ADDRESS: usize = 0xfffb_d000;
+const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
+
+const SERIAL_GSI: u32 = 4;
+
+/// Where the end of a VM is told.
+#[derive(Clone)]
+pub(crate) struct Ends(Sender<Result<Exit, Error>>);
+
+impl Ends {
+    pub(crate) fn send(&self, end: Result<Exit, Error>) {
+        // Nobody waits any more: the VM has ended.
+        let _ = self.0.send(end);
+    }
+}
+
+/// A VM that is ready to run. Dropping it frees all that it has.
+pub struct Vm {
+    vcpus: Vec<Vcpu>,
+    stopping: Arc<AtomicBool>,
+    ends: Ends,
+    ended: Receiver<Result<Exit, Error>>,
+    ring: Ring,
+    // In the order of their end: the last transport ends the workers, then nothing uses the memory.
+    bus: Option<Arc<Bus>>,
+    workers: Workers,
+    _vm: VmFd,
+    _ram: GuestRam,
+}
+
+/// Stops a VM and looks into it, from any thread.
+#[derive(Clone)]
+pub struct Handle {
+    ends: Ends,
+    ring: Ring,
+}
+
+impl Handle {
+    /// Makes [`Vm::run`] return [`Exit::Stopped`], at once, whatever the guest does.
+    pub fn stop(&self) {
+        self.ends.send(Ok(Exit::Stopped));
+    }
+
+    /// The last messages of the guest's kernel, at most 64 KiB, as raw bytes: the guest chose them.
+    pub fn console(&self) -> Vec<u8> {
+        self.ring.contents()
+    }
+}
+
+impl Vm {
+    /// Puts the VM together. From here on it reads top to bottom.
+    pub(crate) fn build(resources: Resources, policy: &Policy) -> Result<Self, Error> {
+        let Resources { kvm, kernel, initramfs, command_line, memory, vcpus, shares, vsock, console } =
+            resources;
+        vcpu::handle_kicks()?;
+
+        let ram = GuestRam::new(memory)?;
+        let vm = kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
+        vm.set_tss_address(TSS_ADDRESS).map_err(Error::kvm("KVM_SET_TSS_ADDR"))?;
+        vm.set_identity_map_address(IDENTITY_MAP_ADDRESS).map_err(Error::kvm("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        ram.register(&vm)?;
+        vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
+
+        let ring = Ring::default();
+        let serial = SerialPort::new(ring.clone(), console)?;
+        vm.register_irqfd(serial.interrupt(), SERIAL_GSI).map_err(Error::kvm("KVM_IRQFD"))?;
+
+        let mut devices = Devices::new(&vm, ram.memory(), policy.seccomp);
+        for share in shares {
+            devices.add_share(share)?;
+        }
+        if let Some(vsock) = vsock {
+            devices.add_vsock(vsock)?;
+        }
+        devices.add_entropy()?;
+
+        let rsdp = acpi::write_acpi(
+            ram.memory(),
+            &acpi::AcpiConfig {
+                vcpus,
+                devices: &devices.places(),
+                serial: (console == Console::Stderr)
+                    .then_some(acpi::SerialPort { port: bus::SERIAL_PORT, gsi: SERIAL_GSI }),
+                sleep: Some(acpi::SleepPorts {
+                    control: bus::SLEEP_CONTROL_PORT,
+                    status: bus::SLEEP_STATUS_PORT,
+                }),
+                reset: Some(acpi::ResetPort { port: bus::RESET_PORT, value: bus::RESET_VALUE }),
+            },
+        )
+        .map_err(loader::Error::from)?;
+        let Devices { transports, workers, .. } = devices;
+        let bus = Arc::new(Bus::new(serial, transports));
+
+        let kernel = kernel.load(ram.memory())?;
+        let initramfs = loader::load_initramfs(ram.memory(), &kernel, initramfs)?;
+        let registers = loader::write_boot(
+            ram.memory(),
+            &Boot { kernel: &kernel, command_line: command_line.as_bytes(), initramfs, rsdp },
+        )?;
+        let start = Start {
+            registers,
+            page_tables: entry::write_page_tables(ram.memory()).map_err(loader::Error::from)?,
+            gdt: entry::write_gdt(ram.memory()).map_err(loader::Error::from)?,
+        };
+
+        let (sender, ended) = channel();
+        let ends = Ends(sender);
+        let stopping = Arc::new(AtomicBool::new(false));
+        let cpu = Cpu::new(&kvm, vcpus)?;
+        let mut all = Vec::new();
+        for id in 0..vcpus {
+            all.push(Vcpu {
+                fd: vm.create_vcpu(u64::from(id)).map_err(Error::kvm("KVM_CREATE_VCPU"))?,
+                id,
+                cpu: cpu.clone(),
+                start: (id == 0).then_some(start),
+                bus: bus.clone(),
+                stopping: stopping.clone(),
+                ends: ends.clone(),
+                seccomp: policy.seccomp,
+            });
+        }
+        Ok(Self { vcpus: all, stopping, ends, ended, ring, bus: Some(bus), workers, _vm: vm, _ram: ram })
+    }
+
+    /// What stops this VM and looks into it.
+    pub fn handle(&self) -> Handle {
+        Handle { ends: self.ends.clone(), ring: self.ring.clone() }
+    }
+
+    /// Runs the guest until it ends, or [`Handle::stop`] is called. All of the VM's threads have ended when
+    /// this returns.
+    ///
+    /// # Errors
+    ///
+    /// A thread that can't start, or a KVM that can't go on with this guest.
+    pub fn run(mut self) -> Result<Exit, Error> {
+        let mut running = Vec::new();
+        let started = self.vcpus.drain(..).try_for_each(|vcpu| {
+            running.push(vcpu.start()?);
+            Ok(())
+        });
+        // The channel lives as long as `self.ends`; the first end counts.
+        let end = started.and_then(|()| self.ended.recv().unwrap_or(Ok(Exit::Stopped)));
+        self.stopping.store(true, Ordering::Release);
+        running.iter().for_each(Running::kick);
+        running.into_iter().for_each(Running::join);
+        end
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // vCPUs that never ran hold the bus too.
+        self.vcpus.clear();
+        self.bus = None;
+        self.workers.join();
+    }
+}
