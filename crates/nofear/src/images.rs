@@ -6,9 +6,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use etcetera::BaseStrategy;
 use etcetera::base_strategy::Xdg;
+use loader::InitramfsSource;
+use loader::stock::stock_initramfs;
+use vmm::Initramfs;
 
 #[cfg(test)]
 mod tests;
+
+/// Where distributions keep their kernels' modules.
+const MODULES: &str = "/lib/modules";
 
 /// An image that a build of nofear brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,4 +92,34 @@ impl Image {
 /// Where unpacked kernels are kept from one run to the next; `None` without a home.
 pub fn cache() -> Option<PathBuf> {
     Xdg::new().ok().map(|xdg| xdg.cache_dir().join("nofear"))
+}
+
+/// The archive of the modules of a distribution's kernel. `None` for a kernel that has no modules here, since
+/// all that it needs is built in.
+///
+/// # Errors
+///
+/// Names the module that is missing or can't be read.
+pub fn modules(kernel: &Path) -> anyhow::Result<Option<Initramfs>> {
+    modules_in(kernel, Path::new(MODULES))
+}
+
+fn modules_in(kernel: &Path, modules: &Path) -> anyhow::Result<Option<Initramfs>> {
+    let release = match loader::kernel_release(kernel) {
+        Ok(release) => release,
+        // An ELF kernel does not tell its release, and what is no kernel is refused when it is opened.
+        Err(e) => {
+            log::debug!("{}: {e}", kernel.display());
+            return Ok(None);
+        }
+    };
+    if !modules.join(&release).is_dir() {
+        log::info!("there are no modules of Linux {release}: what it needs must be built in");
+        return Ok(None);
+    }
+    // Not kept in the cache: a `vmm::Initramfs` takes a path or bytes, and the cache gives an open file.
+    match stock_initramfs(kernel, modules, None).context("collect the kernel's modules")? {
+        InitramfsSource::Bytes(archive) => Ok(Some(Initramfs::Bytes(archive))),
+        InitramfsSource::File(_) => bail!("the archive of the kernel's modules is not in memory"),
+    }
 }

@@ -125,15 +125,16 @@ fn command(args: &mut RunArgs, user: &User, terminal: Option<&Terminal>) -> Run 
 
 /// The VM to be.
 fn config(args: &RunArgs, runtime_dir: &RuntimeDir, shares: Option<Export>) -> anyhow::Result<Config> {
-    let kernel = match &args.kernel {
-        Some(kernel) => kernel.clone(),
-        None => Image::Kernel.find()?,
+    let (kernel, modules) = match &args.kernel {
+        Some(kernel) => (kernel.clone(), images::modules(kernel)?),
+        None => (Image::Kernel.find()?, None),
     };
+    let agent_image = Initramfs::File(Image::Initramfs.find()?);
     let root = Share { tag: ROOT_TAG.into(), export: exports::open()? };
     let shares = shares.map(|export| Share { tag: SHARES_TAG.into(), export });
     let agent = VsockPort { port: HOST_PORT, path: runtime_dir.agent_socket() };
     Ok(Config {
-        initramfs: vec![Initramfs::File(Image::Initramfs.find()?)],
+        initramfs: modules.into_iter().chain([agent_image]).collect(),
         kernel,
         cache: images::cache(),
         command_line: args.append.clone().unwrap_or_default(),
