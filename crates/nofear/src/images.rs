@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use etcetera::BaseStrategy;
 use etcetera::base_strategy::Xdg;
-use loader::InitramfsSource;
 use loader::stock::stock_initramfs;
 use vmm::Initramfs;
 
@@ -117,9 +116,7 @@ fn modules_in(kernel: &Path, modules: &Path) -> anyhow::Result<Option<Initramfs>
         log::info!("there are no modules of Linux {release}: what it needs must be built in");
         return Ok(None);
     }
-    // Not kept in the cache: a `vmm::Initramfs` takes a path or bytes, and the cache gives an open file.
-    match stock_initramfs(kernel, modules, None).context("collect the kernel's modules")? {
-        InitramfsSource::Bytes(archive) => Ok(Some(Initramfs::Bytes(archive))),
-        InitramfsSource::File(_) => bail!("the archive of the kernel's modules is not in memory"),
-    }
+    let source =
+        stock_initramfs(kernel, modules, cache().as_deref()).context("collect the kernel's modules")?;
+    Ok(Some(Initramfs::Source(source)))
 }

@@ -55,10 +55,12 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
 
     let runtime_dir = RuntimeDir::create()?;
     let listener = runtime_dir.listen()?;
+    let mut policy = Policy::default();
+    policy.confine_runner = true;
     let vm = config(&args, &runtime_dir, share_export)?
         .prepare()
         .context("prepare the VM")?
-        .confine(&Policy::default())
+        .confine(&policy)
         .context("make the VM")?;
     let handle = vm.handle();
     let (notifier, inbox) = inbox()?;

@@ -12,7 +12,7 @@ use rustix::{
     net::{SocketAddrUnix, SocketFlags, accept_with},
 };
 use virtio::{Activation, Device, DeviceKind, EventFd, EventOps, EventSet, Events, QueueError};
-use vmm_sys_util::eventfd::EFD_NONBLOCK;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
 
 use crate::{session::Session, table::Place};
 
@@ -117,7 +117,7 @@ impl Vsock {
                 SocketAddrUnix::new(&path).map_err(|e| ConfigError::Path { port, path, source: e.into() })?;
             targets.insert(port, target);
         }
-        let again = EventFd::new(EFD_NONBLOCK).map_err(ConfigError::Event)?;
+        let again = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(ConfigError::Event)?;
         Ok(Self { cid: config.cid, listeners, targets, again, session: None })
     }
 

@@ -19,7 +19,7 @@ use virtio_bindings::{
 };
 use virtio_queue::{Queue as Ring, QueueT};
 use vm_memory::GuestAddress;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::{Activation, DeviceKind, Memory, Queue, worker::Command};
 
@@ -331,7 +331,7 @@ struct Line {
 
 impl Interrupt {
     pub(crate) fn new() -> io::Result<Self> {
-        let line = EventFd::new(EFD_NONBLOCK)?;
+        let line = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         Ok(Self(Arc::new(Line { line, status: AtomicU32::new(0), needs_reset: AtomicU32::new(0) })))
     }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::{
     Activation, Device, Memory, QueueError, Transport,
@@ -34,9 +34,10 @@ pub(crate) enum Command {
 /// No more event descriptors.
 pub fn connect<D: Device>(device: D, memory: Memory) -> io::Result<(Transport, Worker<D>)> {
     let sizes = device.queue_sizes();
-    let kicks = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<io::Result<Vec<_>>>()?;
+    let kicks =
+        sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)).collect::<io::Result<Vec<_>>>()?;
     let ours = kicks.iter().map(EventFd::try_clone).collect::<io::Result<Vec<_>>>()?;
-    let wake = EventFd::new(EFD_NONBLOCK)?;
+    let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
     let interrupt = Interrupt::new()?;
     let (commands, inbox) = sync_channel(4);
     let setup = Setup {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use loader::InitramfsSource;
 use ninep::Export;
 
 /// The least guest memory, in bytes.
@@ -43,6 +44,8 @@ pub enum Initramfs {
     File(PathBuf),
     /// A cpio archive in memory.
     Bytes(Vec<u8>),
+    /// What the loader made: the modules of a stock kernel.
+    Source(InitramfsSource),
 }
 
 /// A tree that the guest can mount over 9P.

@@ -25,11 +25,14 @@ pub struct Policy {
     pub keep: Vec<RawFd>,
     /// Whether the VM's own threads get a seccomp filter each; default: yes.
     pub seccomp: bool,
+    /// Whether the thread that calls [`crate::Vm::run`] gets the filter of [`ThreadKind::Control`] too, for
+    /// good; default: no.
+    pub confine_runner: bool,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { keep: Vec::new(), seccomp: true }
+        Self { keep: Vec::new(), seccomp: true, confine_runner: false }
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use vm_superio::{Serial, Trigger, serial::NoEvents};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::{Console, Error};
 
@@ -42,7 +42,8 @@ pub(crate) struct SerialPort {
 
 impl SerialPort {
     pub(crate) fn new(ring: Ring, console: Console) -> Result<Self, Error> {
-        let line = EventFd::new(EFD_NONBLOCK).map_err(Error::system("eventfd for the serial port"))?;
+        let line =
+            EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(Error::system("eventfd for the serial port"))?;
         let end = line.try_clone().map_err(Error::system("eventfd for the serial port"))?;
         Ok(Self { uart: Serial::new(Line(end), Sink { ring, console }), line })
     }
@@ -80,7 +81,9 @@ impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.ring.push(bytes);
         if self.console == Console::Stderr {
-            io::stderr().write_all(bytes)?;
+            // The guest must not speak to the user's terminal in its control sequences.
+            let plain: Vec<u8> = bytes.iter().map(|&b| if is_plain(b) { b } else { b'?' }).collect();
+            io::stderr().write_all(&plain)?;
         }
         Ok(bytes.len())
     }
@@ -88,6 +91,10 @@ impl Write for Sink {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b'\n' | b'\r' | b'\t' | b' '..=b'~')
 }
 
 #[cfg(test)]

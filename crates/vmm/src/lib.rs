@@ -29,6 +29,7 @@ mod devices;
 mod error;
 mod exit;
 mod memory;
+pub mod probe;
 mod resources;
 mod seccomp;
 mod vcpu;

@@ -114,6 +114,7 @@ fn open_initramfs(part: Initramfs) -> Result<InitramfsSource, Error> {
     Ok(match part {
         Initramfs::File(path) => InitramfsSource::open(&path)?,
         Initramfs::Bytes(bytes) => InitramfsSource::Bytes(bytes),
+        Initramfs::Source(source) => source,
     })
 }
 

@@ -10,8 +10,9 @@ use kvm_ioctls::VmFd;
 use loader::{Boot, acpi, entry};
 
 use crate::{
-    Console, Error, Exit, Policy, Resources,
+    Console, Error, Exit, Policy, Resources, ThreadKind,
     bus::{self, Bus},
+    confine_thread,
     console::{Ring, SerialPort},
     cpu::{Cpu, Start},
     devices::{Devices, Workers},
@@ -43,6 +44,7 @@ pub struct Vm {
     ends: Ends,
     ended: Receiver<Result<Exit, Error>>,
     ring: Ring,
+    confine_runner: bool,
     // In the order of their end: the last transport ends the workers, then nothing uses the memory.
     bus: Option<Arc<Bus>>,
     workers: Workers,
@@ -143,7 +145,18 @@ impl Vm {
                 seccomp: policy.seccomp,
             });
         }
-        Ok(Self { vcpus: all, stopping, ends, ended, ring, bus: Some(bus), workers, _vm: vm, _ram: ram })
+        Ok(Self {
+            vcpus: all,
+            stopping,
+            ends,
+            ended,
+            ring,
+            confine_runner: policy.confine_runner,
+            bus: Some(bus),
+            workers,
+            _vm: vm,
+            _ram: ram,
+        })
     }
 
     /// What stops this VM and looks into it.
@@ -163,6 +176,10 @@ impl Vm {
             running.push(vcpu.start()?);
             Ok(())
         });
+        let started = match (started, self.confine_runner) {
+            (Ok(()), true) => confine_thread(ThreadKind::Control),
+            (started, _) => started,
+        };
         // The channel lives as long as `self.ends`; the first end counts.
         let end = started.and_then(|()| self.ended.recv().unwrap_or(Ok(Exit::Stopped)));
         self.stopping.store(true, Ordering::Release);
