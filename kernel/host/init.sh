@@ -38,6 +38,7 @@ if [ "$cwd" != / ]; then
   nine cwd "/root$cwd" cache=loose
 fi
 ifconfig lo up
+hostname emulated-host
 mkdir /root/run/control
 mount --move /layers/control /root/run/control
 trap - EXIT

@@ -20,6 +20,9 @@ use source::Source;
 /// Changes when the way of building changes, so that no older result is taken.
 const RECIPE: &str = "kernel 1";
 
+/// How the name of a build in progress ends.
+const UNFINISHED: &str = ".unfinished";
+
 /// Build the guest's kernel, and print the paths of its bzImage and vmlinux.
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -126,12 +129,12 @@ pub fn build(flavour: Flavour, source: Option<&Path>) -> Result<Kernel> {
     if kernel.is_complete() {
         return Ok(kernel);
     }
-    let _lock = Lock::take(&all.join("lock"), "a kernel")?;
+    let _lock = Lock::take(&all.join(format!("{}.lock", flavour.name())), "this kernel")?;
     if kernel.is_complete() {
         return Ok(kernel);
     }
-    remove_unfinished(&all)?;
-    let work = all.join(format!("{name}.unfinished"));
+    remove_unfinished(&all, flavour)?;
+    let work = all.join(format!("{}-{name}{UNFINISHED}", flavour.name()));
     let build = compile::Build { flavour, source: &source, patches: &patches, fragments: &configuration };
     build.run(&work).with_context(|| purpose.clone())?;
     if kernel.folder.exists() {
@@ -140,15 +143,16 @@ pub fn build(flavour: Flavour, source: Option<&Path>) -> Result<Kernel> {
     }
     fs::rename(work.join("result"), &kernel.folder)
         .with_context(|| format!("publish {}", kernel.folder.display()))?;
-    remove_unfinished(&all)?;
+    remove_unfinished(&all, flavour)?;
     Ok(kernel)
 }
 
-/// What a build that was killed left behind. The caller holds the lock, so nobody is at work in it.
-fn remove_unfinished(all: &Path) -> Result<()> {
+/// What a build that was killed left behind. The caller holds the flavour's lock, so nobody is at work in it.
+fn remove_unfinished(all: &Path, flavour: Flavour) -> Result<()> {
     for entry in fs::read_dir(all).with_context(|| format!("read {}", all.display()))? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "unfinished") {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with(flavour.name()) && name.ends_with(UNFINISHED) {
             fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
         }
     }

@@ -75,6 +75,8 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
         // Names of tests: only those suites have tests with names.
         (true, false) => suite == "unit" || suite == "system",
     };
+    // The whole workspace includes libFuzzer, which is C++.
+    packages::ensure("build the workspace", packages::FUZZ)?;
     let mut lines = Vec::new();
     let mut all = Tally::default();
     for (suite, run) in SUITES.iter().filter(|(suite, _)| wanted(suite)) {
