@@ -17,7 +17,7 @@ pub struct Arguments {}
 pub fn main(_: &Arguments) -> Result<ExitCode> {
     let product = Product::build(None)?;
     let name = format!("nofear-{}-x86_64", env!("CARGO_PKG_VERSION"));
-    let folder = root().join(target()).join("dist");
+    let folder = target().join("dist");
     let tree = folder.join(&name);
     if tree.exists() {
         fs::remove_dir_all(&tree).with_context(|| format!("remove {}", tree.display()))?;

@@ -1,13 +1,15 @@
 //! `cargo xtask guest`: the guest's one static binary, and the initramfs that holds it.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use loader::cpio::Writer;
 
-use crate::workspace::{cargo, root, succeed, target};
+use crate::workspace::{cargo, succeed, target};
 
 /// Build the guest's init and agent, and print the path of the initramfs that holds it.
 #[derive(clap::Args)]
@@ -44,11 +46,13 @@ pub fn build() -> Result<PathBuf> {
     archive.directory("dev", 0o755)?;
     archive.character_device("dev/console", 0o600, 5, 1)?;
     archive.file("init", 0o755, &init)?;
-    let folder = root().join(target()).join("nofear");
+    let folder = target().join("nofear");
     fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-    let mut file = tempfile::NamedTempFile::new_in(&folder)
+    let mut file = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o644))
+        .tempfile_in(&folder)
         .with_context(|| format!("make a file in {}", folder.display()))?;
-    std::io::Write::write_all(&mut file, &archive.finish()?).context("write the initramfs")?;
+    file.write_all(&archive.finish()?).context("write the initramfs")?;
     let path = folder.join("initramfs");
     file.persist(&path).with_context(|| format!("publish {}", path.display()))?;
     Ok(path)
