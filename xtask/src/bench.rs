@@ -32,6 +32,9 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Runs `command` in the emulated host that counts instructions, and returns its stdout. `/proc/uptime` and
 /// every clock in there are the count, in nanoseconds; `NOFEAR*` name the files of `product`.
+///
+/// While the machine waits for the outside (9P, the relay's port) its clock leaps to the next timer: what is
+/// timed must lie in a tmpfs and print nothing until it is over.
 fn counted(product: &Product, command: Vec<OsString>) -> Result<Vec<u8>> {
     let machine = Machine { icount: true, visible: product.folders(), ..Machine::default() };
     host::capture(&machine, Job { command, environment: product.environment() })
