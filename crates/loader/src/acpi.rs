@@ -91,6 +91,9 @@ pub struct AcpiConfig<'a> {
     pub sleep: Option<SleepPorts>,
     /// How the guest resets the machine; without it, by other means.
     pub reset: Option<ResetPort>,
+    /// The I/O port of QEMU's panic device (`QEMU0001`): Linux writes bit 0 to it when it panics, if a read
+    /// has that bit.
+    pub panic: Option<u16>,
 }
 
 /// The tables could not be made or placed.
@@ -185,6 +188,9 @@ fn dsdt(config: &AcpiConfig<'_>) -> Vec<u8> {
     if let Some(serial) = &config.serial {
         serial.to_aml_bytes(&mut aml);
     }
+    if let Some(port) = config.panic {
+        PanicDevice(port).to_aml_bytes(&mut aml);
+    }
     if config.sleep.is_some() {
         let states: Package<'_> = Package::new(vec![&SLEEP_TYPE_OFF, &0u8]);
         Name::new("\\_S5_".into(), &states).to_aml_bytes(&mut aml);
@@ -229,6 +235,22 @@ impl Aml for SerialPort {
                 &Name::new("_HID".into(), &EISAName::new("PNP0501")),
                 &Name::new("_UID".into(), &0u8),
                 &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports, &interrupt])),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+struct PanicDevice(u16);
+
+impl Aml for PanicDevice {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        let port = IO::new(self.0, self.0, 1, 1);
+        Device::new(
+            "\\_SB_.PEVT".into(),
+            vec![
+                &Name::new("_HID".into(), &"QEMU0001"),
+                &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&port])),
             ],
         )
         .to_aml_bytes(sink);

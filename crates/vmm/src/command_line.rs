@@ -23,9 +23,9 @@ const ALWAYS: &[&str] = &[
 /// The command line for a guest, with what the configuration adds at its end, where it wins.
 pub(crate) fn command_line(console: Console, added: &str) -> String {
     let console = match console {
-        // Kernel messages cost thousands of exits a line: only warnings are written, through the port that
-        // needs no driver, and a panic in full.
-        Console::Ring => "quiet earlyprintk=serial,ttyS0,115200,keep 8250.nr_uarts=0",
+        // Kernel messages cost a hundred exits a line: only what is critical is written, through the port that
+        // needs no driver; and an oops or a panic in full, since the kernel then writes all.
+        Console::Ring => "quiet loglevel=3 earlyprintk=serial,ttyS0,115200,keep 8250.nr_uarts=0",
         Console::Stderr => "earlyprintk=serial,ttyS0,115200 console=ttyS0,115200",
     };
     let mut line = ALWAYS.join(" ");

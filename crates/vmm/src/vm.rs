@@ -110,6 +110,7 @@ impl Vm {
                     status: bus::SLEEP_STATUS_PORT,
                 }),
                 reset: Some(acpi::ResetPort { port: bus::RESET_PORT, value: bus::RESET_VALUE }),
+                panic: Some(bus::PANIC_PORT),
             },
         )
         .map_err(loader::Error::from)?;

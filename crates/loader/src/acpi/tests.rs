@@ -56,6 +56,7 @@ proptest! {
         serial: bool,
         sleep: bool,
         reset: bool,
+        panic: Option<u16>,
     ) {
         let devices = devices(count);
         let config = AcpiConfig {
@@ -64,6 +65,7 @@ proptest! {
             serial: serial.then_some(SerialPort { port: 0x3f8, gsi: 4 }),
             sleep: sleep.then_some(SleepPorts { control: 0x600, status: 0x601 }),
             reset: reset.then_some(ResetPort { port: 0x602, value: 1 }),
+            panic,
         };
         let tables = acpi_tables(&config, base).unwrap();
         for signature in [b"FACP", b"APIC", b"DSDT"] {
@@ -99,6 +101,7 @@ fn intels_disassembler_reads_the_dsdt() {
         serial: Some(SerialPort { port: 0x3f8, gsi: 4 }),
         sleep: Some(SleepPorts { control: 0x600, status: 0x601 }),
         reset: None,
+        panic: Some(0x505),
     };
     let folder = tempfile::tempdir().unwrap();
     let tables = acpi_tables(&config, 0).unwrap();
