@@ -5,8 +5,9 @@
  *
  * gcc -static -nostdlib -Os -o init init.c
  * gcc -static -nostdlib -Os -DCOMMAND -o command init.c
+ * gcc -static -nostdlib -Os -DIDLE -o idle init.c    (an init that waits for ever)
  */
-enum { SYS_FORK = 57, SYS_EXECVE = 59, SYS_EXIT = 60, SYS_WAIT4 = 61, SYS_REBOOT = 169 };
+enum { SYS_PAUSE = 34, SYS_FORK = 57, SYS_EXECVE = 59, SYS_EXIT = 60, SYS_WAIT4 = 61, SYS_REBOOT = 169 };
 
 static long call(long number, long a, long b, long c, long d)
 {
@@ -32,6 +33,9 @@ void _start(void)
 #ifdef COMMAND
 	mark(2);
 	call(SYS_EXIT, 0, 0, 0, 0);
+#elif defined(IDLE)
+	for (;;)
+		call(SYS_PAUSE, 0, 0, 0, 0);
 #else
 	static char *const arguments[] = { "/command", 0 };
 

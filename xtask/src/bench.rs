@@ -30,12 +30,17 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     }
 }
 
-/// Runs `command` in the emulated host that counts instructions, and returns its stdout. `/proc/uptime` and
-/// every clock in there are the count, in nanoseconds; `NOFEAR*` name the files of `product`.
+/// Runs `command` in the emulated host that counts instructions, and returns its stdout. Every clock in there
+/// is the count, in nanoseconds; `NOFEAR*` name the files of `product`, beside `environment`.
 ///
 /// While the machine waits for the outside (9P, the relay's port) its clock leaps to the next timer: what is
 /// timed must lie in a tmpfs and print nothing until it is over.
-fn counted(product: &Product, command: Vec<OsString>) -> Result<Vec<u8>> {
+fn counted(
+    product: &Product,
+    command: Vec<OsString>,
+    mut environment: Vec<(OsString, OsString)>,
+) -> Result<Vec<u8>> {
     let machine = Machine { icount: true, visible: product.folders(), ..Machine::default() };
-    host::capture(&machine, Job { command, environment: product.environment() })
+    environment.extend(product.environment());
+    host::capture(&machine, Job { command, environment })
 }
