@@ -44,7 +44,7 @@ pub(crate) struct Setup {
     pub config: Vec<u8>,
     pub memory: Memory,
     pub interrupt: Interrupt,
-    pub kicks: Vec<EventFd>,
+    pub kicks: Vec<Arc<EventFd>>,
     pub commands: SyncSender<Command>,
     pub wake: EventFd,
 }
@@ -56,7 +56,7 @@ pub struct Transport {
     config: Vec<u8>,
     memory: Memory,
     interrupt: Interrupt,
-    kicks: Vec<EventFd>,
+    kicks: Vec<Arc<EventFd>>,
     /// Gone only while the transport is dropped, so that the worker sees the end.
     commands: Option<SyncSender<Command>>,
     wake: EventFd,
@@ -107,8 +107,8 @@ impl Transport {
 
     /// One event descriptor for each queue: a write of queue `i`'s index to [`NOTIFY_OFFSET`] may signal
     /// number `i` directly.
-    pub fn kicks(&self) -> &[EventFd] {
-        &self.kicks
+    pub fn kicks(&self) -> impl ExactSizeIterator<Item = &EventFd> {
+        self.kicks.iter().map(|kick| &**kick)
     }
 
     /// The guest reads `data.len()` bytes at `offset` of the window. What no register answers reads as
@@ -242,7 +242,7 @@ impl Transport {
     fn activate(&mut self) {
         let event_index = self.state.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         let mut queues = Vec::with_capacity(self.state.queues.len());
-        for ring in &mut self.state.queues {
+        for (ring, kick) in self.state.queues.iter_mut().zip(&self.kicks) {
             ring.set_event_idx(event_index);
             if !ring.ready() || !ring.is_valid(&*self.memory) {
                 self.interrupt.needs_reset();
@@ -252,7 +252,7 @@ impl Transport {
                 self.interrupt.needs_reset();
                 return;
             };
-            queues.push(Queue::new(ring, self.memory.clone(), self.interrupt.clone()));
+            queues.push(Queue::new(ring, self.memory.clone(), self.interrupt.clone(), kick.clone()));
         }
         self.state.active = true;
         self.send(Command::Activate(Activation {

@@ -1,7 +1,10 @@
 //! A queue of a running device: the one loop that takes chains out and puts them back.
 
+use std::sync::Arc;
+
 use virtio_queue::{Queue as Ring, QueueOwnedT, QueueT};
 use vm_memory::GuestAddress;
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::{Chain, ChainError, Memory, chain::Segment, mmio::Interrupt};
 
@@ -28,27 +31,35 @@ pub struct Queue {
     ring: Ring,
     memory: Memory,
     interrupt: Interrupt,
+    /// What the driver's notifications signal.
+    kick: Arc<EventFd>,
     /// Storage of chains that went back, so that a request allocates nothing.
     spare: Vec<Vec<Segment>>,
     unannounced: bool,
 }
 
 impl Queue {
-    pub(crate) fn new(ring: Ring, memory: Memory, interrupt: Interrupt) -> Self {
-        Self { ring, memory, interrupt, spare: Vec::new(), unannounced: false }
+    pub(crate) fn new(ring: Ring, memory: Memory, interrupt: Interrupt, kick: Arc<EventFd>) -> Self {
+        Self { ring, memory, interrupt, kick, spare: Vec::new(), unannounced: false }
     }
 
-    /// Serves every chain the driver has put in: `serve` returns how many bytes it wrote. Interrupts the
-    /// driver once, if it wants to be, and returns when the ring is empty.
+    /// Serves the chains that the driver has put in: `serve` returns how many bytes it wrote. Interrupts the
+    /// driver once, if it wants to be.
+    ///
+    /// After as many chains as the ring has entries it returns with the queue notified anew, so that a
+    /// driver that never pauses does not keep the device from a reset, or from the end of the VM.
     ///
     /// # Errors
     ///
     /// A malformed ring or chain; chains before it were served.
     pub fn drain(&mut self, mut serve: impl FnMut(&mut Chain) -> u32) -> Result<(), QueueError> {
-        while let Some(mut chain) = self.pop()? {
+        for _ in 0..self.ring.size() {
+            let Some(mut chain) = self.pop()? else { return self.announce() };
             let written = serve(&mut chain);
             self.push(chain, written)?;
         }
+        // Fails only when the counter is full, and then the worker comes back anyway.
+        let _ = self.kick.write(1);
         self.announce()
     }
 

@@ -2,7 +2,10 @@
 
 use std::{
     io,
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
 };
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
@@ -34,9 +37,10 @@ pub(crate) enum Command {
 /// No more event descriptors.
 pub fn connect<D: Device>(device: D, memory: Memory) -> io::Result<(Transport, Worker<D>)> {
     let sizes = device.queue_sizes();
-    let kicks =
-        sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)).collect::<io::Result<Vec<_>>>()?;
-    let ours = kicks.iter().map(EventFd::try_clone).collect::<io::Result<Vec<_>>>()?;
+    let kicks = sizes
+        .iter()
+        .map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Arc::new))
+        .collect::<io::Result<Vec<_>>>()?;
     let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
     let interrupt = Interrupt::new()?;
     let (commands, inbox) = sync_channel(4);
@@ -47,7 +51,7 @@ pub fn connect<D: Device>(device: D, memory: Memory) -> io::Result<(Transport, W
         config: device.config(),
         memory,
         interrupt: interrupt.clone(),
-        kicks: ours,
+        kicks: kicks.clone(),
         commands,
         wake: wake.try_clone()?,
     };
@@ -58,7 +62,7 @@ pub fn connect<D: Device>(device: D, memory: Memory) -> io::Result<(Transport, W
 /// A device and what it waits for. [`run`](Self::run) is the body of its thread.
 pub struct Worker<D> {
     device: D,
-    kicks: Vec<EventFd>,
+    kicks: Vec<Arc<EventFd>>,
     wake: EventFd,
     inbox: Receiver<Command>,
     interrupt: Interrupt,
@@ -164,7 +168,7 @@ impl<D: Device> MutEventSubscriber for Worker<D> {
         };
         watch(ops, &self.wake, COMMAND);
         for (kick, data) in self.kicks.iter().zip(FIRST_KICK..) {
-            watch(ops, kick, data);
+            watch(ops, &**kick, data);
         }
     }
 

@@ -88,6 +88,53 @@ fn a_readable_buffer_after_a_writable_one_is_refused() {
     refused(driver);
 }
 
+/// Behaves as if another vCPU put a chain in whenever the device takes one.
+struct Fed(Option<Queue>);
+
+impl Device for Fed {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind(42)
+    }
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![8]
+    }
+    fn activate(&mut self, mut live: Activation, _: &mut EventOps) -> io::Result<()> {
+        self.0 = live.queues.pop();
+        Ok(())
+    }
+    fn queue_ready(&mut self, _: usize, _: &mut EventOps) -> Result<(), QueueError> {
+        let Some(queue) = &mut self.0 else { return Ok(()) };
+        let memory = queue.memory.clone();
+        queue.drain(|_| {
+            let index = GuestAddress(0x1000 + 8 * 16 + 2);
+            let now: u16 = memory.read_obj(index).unwrap();
+            memory.write_obj(now.wrapping_add(1), index).unwrap();
+            0
+        })
+    }
+    fn reset(&mut self, _: &mut EventOps) {
+        self.0 = None;
+    }
+}
+
+#[test]
+fn a_driver_that_never_pauses_does_not_hold_up_the_reset() {
+    let mut driver = Driver::start(Fed(None));
+    driver.write_descriptor(0, 0, 0x80_0000, 1, 0, 0);
+    driver.publish(0, 0);
+    let used = GuestAddress(0x2000 + 2);
+    // Far more than the ring holds: the device goes on by itself.
+    while driver.memory.read_obj::<u16>(used).unwrap() < 1000 {
+        std::thread::yield_now();
+    }
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        driver.set(virtio_bindings::virtio_mmio::VIRTIO_MMIO_STATUS, 0);
+        let _ = done.send(());
+    });
+    assert!(wait.recv_timeout(std::time::Duration::from_secs(10)).is_ok(), "the reset never returned");
+}
+
 #[test]
 fn an_available_index_that_jumps_is_refused() {
     let mut driver = count();
