@@ -22,6 +22,9 @@ const LZ4_BLOCK: usize = 8 << 20;
 const LZ4_BLOCK_MAX: usize = LZ4_BLOCK + LZ4_BLOCK / 255 + 16;
 const LZ4_MAGIC: u32 = 0x184c_2102;
 
+/// Magic, frame header descriptor, dictionary number, content size; a window descriptor takes no more.
+const ZSTD_HEADER_MAX: usize = 4 + 1 + 4 + 8;
+
 /// A compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -137,20 +140,14 @@ fn read_word(input: &mut impl Read) -> io::Result<Option<u32>> {
 }
 
 fn unpack_zstd(mut input: impl Read, out: &mut impl Write) -> io::Result<u64> {
-    // RFC 8878, 3.1.1.1: magic, frame header descriptor, window descriptor. With the
-    // single-segment flag the window is the content, which the cap on the output bounds.
-    let mut start = [0; 6];
-    input.read_exact(&mut start)?;
-    let single_segment = start[4] & 1 << 5 != 0;
-    if !single_segment {
-        let base = 1u64 << (10 + (start[5] >> 3));
-        let window = base + base / 8 * u64::from(start[5] & 7);
-        if window > WINDOW_MAX {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!("it wants a window of {window} bytes, more than {WINDOW_MAX}"),
-            ));
-        }
+    let mut start = Vec::with_capacity(ZSTD_HEADER_MAX);
+    input.by_ref().take(ZSTD_HEADER_MAX as u64).read_to_end(&mut start)?;
+    let window = zstd_window(&start).ok_or(io::ErrorKind::UnexpectedEof)?;
+    if window > WINDOW_MAX {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("it wants a window of {window} bytes, more than {WINDOW_MAX}"),
+        ));
     }
     let mut decoder = StreamingDecoder::new_with_decoder(start.as_slice().chain(input), FrameDecoder::new())
         .map_err(invalid)?;
@@ -160,6 +157,23 @@ fn unpack_zstd(mut input: impl Read, out: &mut impl Write) -> io::Result<u64> {
         (Some(stored), Some(calculated)) if stored != calculated => Err(invalid("its checksum differs")),
         _ => Ok(total),
     }
+}
+
+/// The window of a frame, or `None` when its header is cut (RFC 8878, 3.1.1.1). The decoder gives nothing out
+/// before it holds a whole window. With the single-segment flag that is the content, whose size the frame
+/// states as it likes: 4 bytes of a block then become 128 KiB of memory until there is none.
+fn zstd_window(start: &[u8]) -> Option<u64> {
+    let descriptor = *start.get(4)?;
+    if descriptor & 1 << 5 == 0 {
+        let window = *start.get(5)?;
+        let base = 1u64 << (10 + (window >> 3));
+        return Some(base + base / 8 * u64::from(window & 7));
+    }
+    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let (size, least) = [(1, 0), (2, 256), (4, 0), (8, 0)][usize::from(descriptor >> 6)];
+    let mut content = [0; 8];
+    content[..size].copy_from_slice(start.get(5 + dictionary..5 + dictionary + size)?);
+    u64::from_le_bytes(content).checked_add(least)
 }
 
 fn invalid(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {

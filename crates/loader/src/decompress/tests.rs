@@ -70,6 +70,28 @@ fn a_zstd_window_of_a_gigabyte_is_refused_before_it_is_allocated() {
     assert_eq!(error.kind(), io::ErrorKind::Unsupported);
 }
 
+/// A frame that is all one segment, of so many bytes as it says, and of 1,000 blocks of 128 KiB each.
+fn segment(content: u64) -> Vec<u8> {
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 3 << 6 | 1 << 5];
+    frame.extend(content.to_le_bytes());
+    for block in 1..=1000 {
+        let last = u32::from(block == 1000);
+        frame.extend(&(last | 1 << 1 | (128 << 10) << 3).to_le_bytes()[..3]);
+        frame.push(b'x');
+    }
+    frame
+}
+
+#[test]
+fn a_zstd_segment_that_claims_a_terabyte_is_not_gathered_in_memory() {
+    for content in [1 << 40, u64::MAX, WINDOW_MAX + 1] {
+        let error = Format::Zstd.unpack(&segment(content)[..], &mut Vec::new(), 1 << 20).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported, "{error}");
+    }
+    let mut out = Vec::new();
+    assert_eq!(Format::Zstd.unpack(&segment(128_000 << 10)[..], &mut out, 1 << 30).unwrap(), 128_000 << 10);
+}
+
 proptest::proptest! {
     #[test]
     fn no_bytes_make_a_decoder_panic(format in 0usize..4, tail: Vec<u8>, flip: usize) {
