@@ -8,7 +8,7 @@ use std::{
 };
 
 use linux_loader::bootparam::setup_header;
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, Mode, OFlags};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use self::{
@@ -60,7 +60,7 @@ impl KernelImage {
     /// A file that can't be read, is no kernel, is cut, or has a header that lies; the error
     /// names the file and the field.
     pub fn open(path: &Path, cache: Option<&Path>) -> Result<Self, Error> {
-        let file = File::open(path).map_err(|source| Error::Open {
+        let file = open_file(path).map_err(|source| Error::Open {
             what: "kernel image",
             path: path.into(),
             source,
@@ -179,7 +179,7 @@ impl KernelImage {
 /// A file that is no bzImage, or has no such string.
 pub fn kernel_release(path: &Path) -> Result<String, Error> {
     let file =
-        File::open(path).map_err(|source| Error::Open { what: "kernel image", path: path.into(), source })?;
+        open_file(path).map_err(|source| Error::Open { what: "kernel image", path: path.into(), source })?;
     let read_error = |source| Error::Read { path: path.into(), field: "metadata", source };
     let size = file.metadata().map_err(read_error)?.len();
     let mut start = [0; bzimage::HEADER_SIZE];
@@ -269,6 +269,12 @@ impl Read for At<'_> {
         self.left -= count as u64;
         Ok(count)
     }
+}
+
+/// Opens what should be a regular file; of a FIFO, without waiting for somebody who writes into it.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }
 
 /// A file that lives in memory, and goes with its descriptor.

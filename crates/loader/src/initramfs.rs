@@ -10,6 +10,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use crate::{
     Error, LoadedKernel,
     boot::ram_below_hole,
+    image::open_file,
     layout::{HOLE_START, PAGE_SIZE},
 };
 
@@ -50,7 +51,7 @@ impl InitramfsSource {
     /// When it can't be opened or is no regular file.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let open_error = |source| Error::Open { what: "initramfs", path: path.into(), source };
-        let file = File::open(path).map_err(open_error)?;
+        let file = open_file(path).map_err(open_error)?;
         let metadata = file.metadata().map_err(open_error)?;
         if !metadata.is_file() {
             let reason = "is not that of a regular file".into();

@@ -260,3 +260,13 @@ fn the_release_is_that_of_the_setup_header() {
         assert!(matches!(kernel_release(&cached.image), Err(Error::Field { field: "kernel_version", .. })));
     }
 }
+
+#[test]
+fn a_fifo_is_refused_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+    assert!(matches!(KernelImage::open(&fifo, None), Err(Error::Field { field: "file type", .. })));
+    assert!(matches!(crate::InitramfsSource::open(&fifo), Err(Error::Field { field: "file type", .. })));
+    assert!(kernel_release(&fifo).is_err());
+}
