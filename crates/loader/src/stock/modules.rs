@@ -67,18 +67,23 @@ impl Modules {
         seen: &mut HashSet<&'a str>,
         order: &mut Vec<Module>,
     ) -> Result<(), StockError> {
-        // Depth is bounded: a module is entered once, and what depmod writes has no cycles.
-        if self.builtin.contains(name) || !seen.insert(name) {
-            return Ok(());
+        // Without recursion: a chain in the list may be as long as the list.
+        let mut stack = vec![(name, None)];
+        while let Some((name, entered)) = stack.pop() {
+            if let Some(path) = entered {
+                order.push(Module { name: name.into(), path: PathBuf::clone(path) });
+                continue;
+            }
+            if self.builtin.contains(name) || !seen.insert(name) {
+                continue;
+            }
+            let Some((path, needs)) = self.loadable.get(name) else {
+                return Err(StockError::Missing { folder: self.folder.clone(), module: name.into() });
+            };
+            stack.push((name, Some(path)));
+            // The list has everything that is needed, the first to be loaded last: that comes off first.
+            stack.extend(needs.iter().map(|need| (need.as_str(), None)));
         }
-        let Some((path, needs)) = self.loadable.get(name) else {
-            return Err(StockError::Missing { folder: self.folder.clone(), module: name.into() });
-        };
-        // The list has everything that is needed, the first to be loaded last.
-        for need in needs.iter().rev() {
-            self.visit(need, seen, order)?;
-        }
-        order.push(Module { name: name.into(), path: path.clone() });
         Ok(())
     }
 }

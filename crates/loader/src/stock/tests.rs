@@ -108,3 +108,13 @@ fn a_real_kernel_and_its_modules_are_loaded() {
     let range = crate::load_initramfs(&memory, &loaded, vec![source]).unwrap();
     println!("initramfs {range:x?}");
 }
+
+#[test]
+fn a_chain_of_modules_as_long_as_the_list_is_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let list: String = (0..200_000).map(|i| format!("m{i}.ko: m{}.ko\n", i + 1)).collect();
+    fs::write(folder.path().join("modules.dep"), list).unwrap();
+    fs::write(folder.path().join("modules.builtin"), "m200000.ko\n").unwrap();
+    let order = Modules::read(folder.path()).unwrap().order(&[("m0", true)]).unwrap();
+    assert_eq!((order.len(), order[0].name.as_str()), (200_000, "m199999"));
+}
