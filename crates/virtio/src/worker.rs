@@ -168,7 +168,7 @@ impl<D: Device> MutEventSubscriber for Worker<D> {
         };
         watch(ops, &self.wake, COMMAND);
         for (kick, data) in self.kicks.iter().zip(FIRST_KICK..) {
-            watch(ops, &**kick, data);
+            watch(ops, kick, data);
         }
     }
 
