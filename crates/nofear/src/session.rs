@@ -438,6 +438,12 @@ impl Conversation<'_> {
             (FromAgent::Ended { command, end }, State::Running) if command == self.command => {
                 self.state = State::Ended(end);
                 self.deadline = Some(Instant::now() + PATIENCE);
+                // A guest that never closes the terminal's stream must not keep the user from Ctrl-C.
+                if let Some(terminal) = &self.session.terminal
+                    && let Err(e) = terminal.allow_signals()
+                {
+                    log::debug!("{e:#}");
+                }
             }
             (FromAgent::Warning(text), _) => {
                 self.warnings = self.warnings.saturating_add(1);

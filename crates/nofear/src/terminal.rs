@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use agent_proto::TerminalSize;
 use anyhow::Context;
 use rustix::process::Signal;
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 
 use crate::sys;
 
@@ -41,6 +41,19 @@ impl Terminal {
         }
         drop(saved);
         tcsetattr(self.descriptor, OptionalActions::Now, &raw).context("set the terminal to raw mode")
+    }
+
+    /// Lets the keys that send signals do so again, as Ctrl-C, in an otherwise raw mode. For the time after
+    /// the command's end, when nobody in the VM has a use for keys and the user may not want to wait.
+    pub fn allow_signals(&self) -> anyhow::Result<()> {
+        if !is_raw() {
+            return Ok(());
+        }
+        let mut modes = tcgetattr(self.descriptor).context("read the terminal's modes")?;
+        modes.local_modes |= LocalModes::ISIG;
+        // As in `restore`: from the background this would stop the process.
+        let _ = sys::block_signals(&[Signal::TTOU]);
+        tcsetattr(self.descriptor, OptionalActions::Now, &modes).context("let the terminal send signals")
     }
 
     /// The size in characters, 80 x 24 for a terminal that does not tell.

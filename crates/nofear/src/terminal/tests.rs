@@ -1,7 +1,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::pty::OpenptFlags;
-use rustix::termios::{LocalModes, OutputModes, Winsize, tcsetwinsize};
+use rustix::termios::{OutputModes, Winsize, tcsetwinsize};
 
 use super::*;
 
@@ -33,6 +33,10 @@ fn a_terminal_is_as_it_was_after_raw_mode_whoever_ends_it() {
     // After a stop: the saved modes stay those of the very start.
     terminal.enter_raw_mode().unwrap();
     assert!(is_raw());
+    // After the command's end Ctrl-C is for this program, and nothing else changes.
+    terminal.allow_signals().unwrap();
+    let modes = tcgetattr(descriptor).unwrap().local_modes;
+    assert!(modes.contains(LocalModes::ISIG) && !modes.intersects(LocalModes::ICANON | LocalModes::ECHO));
     drop(terminal);
     assert_eq!(cooked(descriptor), before);
     assert!(!is_raw());
@@ -41,8 +45,10 @@ fn a_terminal_is_as_it_was_after_raw_mode_whoever_ends_it() {
     again.enter_raw_mode().unwrap();
     restore();
     assert_eq!(cooked(descriptor), before);
-    // A second restoration changes nothing.
+    // A second restoration changes nothing, and neither does what is for raw mode alone.
+    again.allow_signals().unwrap();
     drop(again);
+    assert_eq!(cooked(descriptor), before);
 
     let terminal = Terminal { descriptor };
     assert_eq!(terminal.size(), TerminalSize { rows: 24, columns: 80 });
