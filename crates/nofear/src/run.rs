@@ -44,8 +44,6 @@ pub fn run(args: RunArgs) -> u8 {
 }
 
 fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
-    // First of all, since every thread inherits the mask.
-    let signals = Signals::block()?;
     let user = user::current();
     let terminal = Terminal::of_standard_streams();
     let (share_export, guest_shares) = shares::open(&args.all_shares())?.unzip();
@@ -57,11 +55,11 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
     let listener = runtime_dir.listen()?;
     let mut policy = Policy::default();
     policy.confine_runner = true;
-    let vm = config(&args, &runtime_dir, share_export)?
-        .prepare()
-        .context("prepare the VM")?
-        .confine(&policy)
-        .context("make the VM")?;
+    let resources = config(&args, &runtime_dir, share_export)?.prepare().context("prepare the VM")?;
+    // Until here a signal ends this process like any other, however long it takes to unpack a kernel or to
+    // open a file; and it has one thread. Those that it starts from here on inherit the mask.
+    let signals = Signals::block()?;
+    let vm = resources.confine(&policy).context("make the VM")?;
     let handle = vm.handle();
     let (notifier, inbox) = inbox()?;
     let (ended, end) = channel();

@@ -21,9 +21,19 @@ pub struct Signals(OwnedFd);
 impl Signals {
     /// Blocks the signals in this thread and those it starts later. To be called before any thread is
     /// started, or that thread would take them and die of them.
+    ///
+    /// Signals that this process was started to ignore, as by `nohup` or a shell's `&`, stay ignored: a
+    /// blocked one would come all the same, and end a command that was not to see it.
     pub fn block() -> anyhow::Result<Self> {
-        sys::block_signals(&HANDLED).context("block signals")?;
-        sys::signal_descriptor(&HANDLED).map(Self).context("make a signal descriptor")
+        let mut handled = Vec::with_capacity(HANDLED.len());
+        for signal in HANDLED {
+            let news = matches!(signal, Signal::WINCH | Signal::CONT);
+            if news || !sys::is_ignored(signal).context("ask which signals are ignored")? {
+                handled.push(signal);
+            }
+        }
+        sys::block_signals(&handled).context("block signals")?;
+        sys::signal_descriptor(&handled).map(Self).context("make a signal descriptor")
     }
 
     /// The next signal that has come, if any.
@@ -59,5 +69,41 @@ impl Signals {
         let mut record = [0; RECORD];
         record[..4].copy_from_slice(&signal.as_raw().to_ne_bytes());
         record
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{getpid, kill_process};
+
+    use super::*;
+
+    #[test]
+    fn an_ignored_signal_is_told_from_one_with_its_default() {
+        // Rust's runtime ignores SIGPIPE before main.
+        assert!(sys::is_ignored(Signal::PIPE).unwrap());
+        assert!(!sys::is_ignored(Signal::TERM).unwrap());
+    }
+
+    /// Runs itself once more, with a shell in the place of `nohup`.
+    #[test]
+    fn a_signal_that_was_ignored_at_the_start_stays_so() {
+        const CHILD: &str = "NOFEAR_TEST_IGNORES_HANGUPS";
+        if std::env::var_os(CHILD).is_some() {
+            let signals = Signals::block().unwrap();
+            kill_process(getpid(), Signal::HUP).unwrap();
+            kill_process(getpid(), Signal::QUIT).unwrap();
+            assert_eq!(signals.next().unwrap(), Some(Signal::QUIT));
+            assert_eq!(signals.next().unwrap(), None);
+            return;
+        }
+        let name = "signals::tests::a_signal_that_was_ignored_at_the_start_stays_so";
+        // One thread, or another one of the test's would take the signals.
+        let script = "trap '' HUP; exec \"$0\" --exact --test-threads=1 \"$1\"";
+        let mut shell = std::process::Command::new("/bin/sh");
+        shell.args(["-c", script]).arg(std::env::current_exe().unwrap()).arg(name).env(CHILD, "1");
+        let output = shell.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
     }
 }
