@@ -1,28 +1,32 @@
 //! What the whole-system tests share: the command under test, and its output.
 //!
 //! They run through `cargo xtask test`, on a KVM that can start Linux: it sets `NOFEAR` to the binary, and
-//! `NOFEAR_KERNEL` and `NOFEAR_INITRAMFS`, which the binary reads itself. Without them every test is
-//! skipped, and says so.
+//! `NOFEAR_KERNEL` and `NOFEAR_INITRAMFS`, which the binary reads itself; `NOFEAR_EXAMPLE` is the VMM's
+//! example, and `NOFEAR_STOCK` has a line for each kernel of the distribution: release, image and folder of
+//! modules, between tabs. Without them every test is skipped, and says so.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::{
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     io::Write,
     process::{Child, Command, Output, Stdio},
     thread,
 };
 
+/// A file or text that `cargo xtask test` made ready, or nothing when the tests were started in another way.
+pub fn ours(variable: &str) -> Option<OsString> {
+    let value = env::var_os(variable);
+    if value.is_none() {
+        assert!(env::var_os("CI").is_none(), "{variable} is not set: run `cargo xtask test`");
+        eprintln!("SKIPPED: {variable} is not set; run `cargo xtask test`");
+    }
+    value
+}
+
 /// The command under test, or nothing when this machine was not made ready for it.
 pub fn nofear() -> Option<Command> {
-    match env::var_os("NOFEAR") {
-        Some(path) => Some(Command::new(path)),
-        None => {
-            assert!(env::var_os("CI").is_none(), "NOFEAR is not set: run `cargo xtask test`");
-            eprintln!("SKIPPED: NOFEAR is not set; run `cargo xtask test`");
-            None
-        }
-    }
+    ours("NOFEAR").map(Command::new)
 }
 
 /// `nofear run` with these arguments.

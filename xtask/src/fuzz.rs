@@ -6,8 +6,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace::{cargo, root, succeed, target};
-use crate::{cache, packages};
+use crate::workspace::{root, target};
+use crate::{cache, packages, workspace};
 
 /// Run a fuzz target for some time; print what it reached.
 ///
@@ -65,18 +65,18 @@ pub fn targets() -> Result<Vec<String>> {
 /// Builds all targets, in a folder of their own: every dependency is built with coverage.
 pub fn build() -> Result<()> {
     packages::ensure("build the fuzz targets", packages::FUZZ)?;
-    succeed(
-        cargo()
-            .args(["build", "--quiet", "--release", "--package", "nofear-fuzz", "--bins"])
+    let configure = |cargo: &mut Command| {
+        cargo
+            .args(["--release", "--package", "nofear-fuzz", "--bins"])
             .args(["--target", TARGET, "--target-dir"])
             .arg(folder())
             // The sanitizer is part of the stable toolchain; only its switch is not.
             .env("RUSTFLAGS", format!("{RUSTFLAGS} -Zsanitizer=address"))
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_PROFILE_RELEASE_LTO", "off")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS"),
-        "build the fuzz targets",
-    )
+            .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    };
+    workspace::build("build", configure, "build the fuzz targets")
 }
 
 fn folder() -> PathBuf {

@@ -4,12 +4,12 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use loader::cpio::Writer;
 
-use crate::workspace::{cargo, succeed, target};
+use crate::workspace::{self, target};
 
 /// Build the guest's init and agent, and print the path of the initramfs that holds it.
 #[derive(clap::Args)]
@@ -30,15 +30,15 @@ pub fn main(_: &Arguments) -> Result<ExitCode> {
 /// Builds the guest and writes `target/nofear/initramfs`, whole or not at all.
 pub fn build() -> Result<PathBuf> {
     let folder = target().join("guest");
-    succeed(
-        cargo()
-            .args(["build", "--quiet", "--package", "nofear-guest", "--profile", "guest"])
+    let configure = |cargo: &mut Command| {
+        cargo
+            .args(["--package", "nofear-guest", "--profile", "guest"])
             .args(["--target", TARGET, "--target-dir"])
             .arg(&folder)
             .env("RUSTFLAGS", RUSTFLAGS)
-            .env_remove("CARGO_ENCODED_RUSTFLAGS"),
-        "build the guest",
-    )?;
+            .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    };
+    workspace::build("build", configure, "build the guest")?;
     let init = folder.join(TARGET).join("guest/nofear-guest");
     let init = fs::read(&init).with_context(|| format!("read {}", init.display()))?;
 

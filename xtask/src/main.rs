@@ -11,6 +11,7 @@ mod host;
 mod kernel;
 mod packages;
 mod run;
+mod stock;
 mod test;
 mod workspace;
 

@@ -66,6 +66,12 @@ pub const HOST: &[Tool] = &[
 /// What the fuzz targets need: libFuzzer is C++.
 pub const FUZZ: &[Tool] = &[tool("g++", "g++", ["gcc-c++", "gcc", "gcc-c++", "sys-devel/gcc"])];
 
+/// What unpacking Debian's kernels needs, on Debian.
+pub const STOCK: &[Tool] = &[
+    tool("depmod", "kmod", ["kmod", "kmod", "kmod", "sys-apps/kmod"]),
+    tool("dpkg-deb", "dpkg", ["dpkg", "dpkg", "dpkg", "app-arch/dpkg"]),
+];
+
 /// Debian's own kernel source.
 pub const DEBIAN_SOURCE: &str = "linux-source-6.12";
 
@@ -135,8 +141,8 @@ fn sudo_works() -> bool {
 /// Installs Debian packages, quietly: apt's words are shown only if it fails.
 pub fn install(purpose: &str, names: &[&str]) -> Result<()> {
     eprintln!("xtask: {purpose}: installing {}", names.join(" "));
-    // Old lists may name packages that are gone. A failed update still lets what is known be installed.
-    let _ = apt(&["update"]);
+    // Old lists may name packages that are gone.
+    update();
     let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
     arguments.extend(names);
     let Err(first) = apt(&arguments) else { return Ok(()) };
@@ -148,6 +154,13 @@ pub fn install(purpose: &str, names: &[&str]) -> Result<()> {
         }
     }
     bail!("{purpose}: apt-get {} failed:\n{first}", arguments.join(" "))
+}
+
+/// Fetches the package lists. A failure still lets what is known be installed.
+pub fn update() {
+    if let Err(error) = apt(&["update"]) {
+        eprintln!("xtask: apt-get update failed; going on with the old package lists:\n{error}");
+    }
 }
 
 fn apt(arguments: &[&str]) -> Result<(), String> {

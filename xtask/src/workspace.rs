@@ -1,8 +1,10 @@
 //! Where the workspace is, and how its packages are built.
 
 use std::env;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
@@ -34,6 +36,36 @@ pub fn cargo() -> Command {
     command
 }
 
+/// Says what is being done and, when dropped, how long it took: for logs, in which nothing moves. A person at
+/// a terminal sees the tools' own progress; and a script that reads our stderr wants the command's only.
+pub fn step(what: &str) -> impl Drop {
+    struct Step(Option<(String, Instant)>);
+    impl Drop for Step {
+        fn drop(&mut self) {
+            if let Some((what, start)) = &self.0 {
+                eprintln!("xtask: {what}: {:.1} s", start.elapsed().as_secs_f64());
+            }
+        }
+    }
+    let shown = env::var_os("CI").is_some() && !io::stderr().is_terminal();
+    if shown {
+        eprintln!("xtask: {what} ...");
+    }
+    Step(shown.then(|| (what.to_owned(), Instant::now())))
+}
+
+/// Runs cargo's `verb` with cargo's progress at a terminal, and with a line of ours in a log.
+pub fn build(verb: &str, configure: impl FnOnce(&mut Command), purpose: &str) -> Result<()> {
+    let _step = step(purpose);
+    let mut command = cargo();
+    command.arg(verb);
+    if !io::stderr().is_terminal() {
+        command.arg("--quiet");
+    }
+    configure(&mut command);
+    succeed(&mut command, purpose)
+}
+
 /// Runs `command` to its end; its failure is an error that says what it was for.
 pub fn succeed(command: &mut Command, purpose: &str) -> Result<()> {
     let status = command.status().with_context(|| format!("{purpose}: start {:?}", command.get_program()))?;
@@ -58,9 +90,7 @@ pub fn output(command: &mut Command, purpose: &str) -> Result<Vec<u8>> {
 
 /// Builds the `nofear` command for use and returns its path.
 pub fn build_command() -> Result<PathBuf> {
-    succeed(
-        cargo().args(["build", "--quiet", "--release", "--package", "nofear", "--bin", "nofear"]),
-        "build nofear",
-    )?;
+    let arguments = ["--release", "--package", "nofear", "--bin", "nofear"];
+    build("build", |cargo| _ = cargo.args(arguments), "build nofear")?;
     Ok(target().join("release/nofear"))
 }
