@@ -169,7 +169,8 @@ fn apt(arguments: &[&str]) -> Result<(), String> {
         command.args(["-n", "--preserve-env=DEBIAN_FRONTEND", "apt-get"]);
     }
     let output = command
-        .arg("-qq")
+        // Another apt at work, as on a machine that has just started, is waited for.
+        .args(["-qq", "-o", "DPkg::Lock::Timeout=120"])
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(Stdio::null())

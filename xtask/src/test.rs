@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace::{cargo, succeed};
+use crate::workspace::{self, cargo, succeed};
 use crate::{fuzz, packages};
 
 /// Run all checks and tests, from formatting to whole virtual machines.
@@ -116,20 +116,18 @@ fn fmt(_: &Selection) -> Result<Tally> {
 }
 
 fn clippy(_: &Selection) -> Result<Tally> {
-    succeed(
-        cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-        "check with clippy",
-    )?;
+    let arguments = ["--workspace", "--all-targets", "--", "-D", "warnings"];
+    workspace::build("clippy", |cargo| _ = cargo.args(arguments), "check with clippy")?;
     Ok(Tally::ONE)
 }
 
 fn doc(_: &Selection) -> Result<Tally> {
-    succeed(
-        cargo()
-            .args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"])
-            .env("RUSTDOCFLAGS", "-D warnings"),
-        "build the documentation",
-    )?;
+    let configure = |cargo: &mut Command| {
+        cargo
+            .args(["--workspace", "--no-deps", "--document-private-items"])
+            .env("RUSTDOCFLAGS", "-D warnings");
+    };
+    workspace::build("doc", configure, "build the documentation")?;
     Ok(Tally::ONE)
 }
 

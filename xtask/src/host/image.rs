@@ -11,10 +11,16 @@ use loader::cpio::Writer;
 
 use crate::workspace;
 
+/// How the path of a dynamic program's loader begins: there is none in the initramfs.
+const INTERPRETER: &[u8] = b"/lib64/ld-";
+
 /// Writes the initramfs.
 pub fn write_initramfs(path: &Path) -> Result<()> {
     let busybox = Path::new("/bin/busybox");
     let busybox = fs::read(busybox).with_context(|| format!("read {}", busybox.display()))?;
+    if busybox.windows(INTERPRETER.len()).any(|bytes| bytes == INTERPRETER) {
+        bail!("/bin/busybox is not static: install Debian's busybox-static, or another static build");
+    }
     let init = workspace::root().join("kernel/host/init.sh");
     let init = fs::read(&init).with_context(|| format!("read {}", init.display()))?;
     let mut archive = Writer::new(Vec::new());

@@ -1,6 +1,6 @@
 //! The QEMU process: its command line, its port, its death.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::{FdFlags, fcntl_setfd};
 use tempfile::TempDir;
 
@@ -29,13 +30,16 @@ pub struct Running {
     qemu: Child,
     port: UnixStream,
     files: TempDir,
+    _lock: File,
     deadline: Option<Instant>,
 }
 
 /// Starts the machine.
 pub fn boot(machine: &Machine, kernel: &Kernel) -> Result<Running> {
-    let files =
-        tempfile::Builder::new().prefix("nofear-host-").tempdir().context("make a temporary folder")?;
+    remove_stale();
+    let files = tempfile::Builder::new().prefix(FILES).tempdir().context("make a temporary folder")?;
+    let lock = File::create(files.path().join(LOCK)).context("make a lock")?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).context("take a lock")?;
     let cwd = env::current_dir().context("find the current folder")?;
     image::write_initramfs(&files.path().join("initramfs"))?;
     image::write_control(&files.path().join("control"), &cwd, &machine.visible)?;
@@ -82,7 +86,31 @@ pub fn boot(machine: &Machine, kernel: &Kernel) -> Result<Running> {
         });
     }
     let deadline = machine.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    Ok(Running { qemu, port, files, deadline })
+    Ok(Running { qemu, port, files, _lock: lock, deadline })
+}
+
+/// How the names of our temporary folders begin.
+const FILES: &str = "nofear-host-";
+
+/// The file in such a folder that is locked while its machine lives.
+const LOCK: &str = "lock";
+
+/// Removes the folders of machines whose xtask was killed. It is a courtesy: what fails, fails.
+fn remove_stale() {
+    for entry in fs::read_dir(env::temp_dir()).into_iter().flatten().flatten() {
+        let is_old = || {
+            let made = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+            // A younger one may be about to take its lock.
+            made.and_then(|made| made.elapsed().ok()).is_some_and(|age| age > Duration::from_secs(60))
+        };
+        if entry.file_name().as_encoded_bytes().starts_with(FILES.as_bytes())
+            && is_old()
+            && File::open(entry.path().join(LOCK))
+                .is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok())
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// QEMU, so that it dies with us however we end.
