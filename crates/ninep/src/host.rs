@@ -21,6 +21,9 @@ const LOOKUP_TRIES: usize = 16;
 /// `statfs.f_type` of a 9P file system.
 pub(crate) const V9FS_MAGIC: u32 = 0x0102_1997;
 
+/// `statfs.f_type` of procfs.
+const PROC_SUPER_MAGIC: u32 = 0x9fa0;
+
 /// Opens what a grant names, without the right to read it. Only before the server runs.
 pub(crate) fn open_granted(path: &Path) -> Result<OwnedFd, Errno> {
     openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
@@ -135,6 +138,13 @@ pub(crate) fn file_system(descriptor: impl AsFd) -> Result<FileSystem, Errno> {
         fsid: 0,
         namelen: u32::try_from(stat.f_namelen).unwrap_or(255),
     })
+}
+
+/// Whether a file is one of procfs, whose "regular files" are the memory and secrets of processes: of this
+/// one, too.
+pub(crate) fn is_proc(descriptor: impl AsFd) -> Result<bool, Errno> {
+    // As above, 32 bits.
+    Ok(fstatfs(descriptor)?.f_type as u32 == PROC_SUPER_MAGIC)
 }
 
 pub(crate) fn seek_to(descriptor: impl AsFd, cookie: u64) -> Result<(), Errno> {

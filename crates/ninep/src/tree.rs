@@ -138,6 +138,11 @@ impl Tree {
         let descriptor = host::open_child(self.descriptor(from)?, name)?;
         let metadata = host::metadata(&descriptor)?;
         let identity = metadata.identity(region);
+        // Whoever shares `/` means files. That the kernel keeps processes in the same tree is no wish to have
+        // this process's memory read, `/proc/PID/mem` being a regular file.
+        if from.identity.origin != identity.origin && host::is_proc(&descriptor)? {
+            return Err(Errno::ACCESS);
+        }
         let entry = HostEntry { name: name.into(), region, cached: Cached::default() };
         let node = Arc::new(Node {
             place: Place::Host(entry),

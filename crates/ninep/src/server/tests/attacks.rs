@@ -34,6 +34,20 @@ fn error(reply: &(u8, Tag, Vec<u8>)) -> Option<Errno> {
 }
 
 #[test]
+fn a_share_of_the_hosts_root_is_no_way_to_the_memory_of_processes() {
+    let server = whole(Path::new("/"));
+    let mut client = connect(&server, 1 << 16);
+    client.version(1 << 16).unwrap();
+    client.attach(0).unwrap();
+    client.walk(0, 1, "usr").unwrap();
+    assert_eq!(client.walk(0, 2, "proc"), Err(Errno::ACCESS));
+    // A walk that fails after its first name tells how far it came, and makes no fid.
+    let memory = format!("usr/../proc/{}/mem", std::process::id());
+    assert_eq!(client.walk(0, 2, &memory).map(|qids| qids.len()), Ok(2));
+    assert_eq!(client.open(2, 0), Err(Errno::BADF));
+}
+
+#[test]
 fn dots_never_lead_above_the_root() {
     let host = Host::new();
     let server = whole(&host.path("share"));
