@@ -388,8 +388,10 @@ impl Conversation<'_> {
             Stream::Stdout => self.session.pumps.connect(Standard::Output, socket),
             Stream::Stderr => self.session.pumps.connect(Standard::Error, socket),
             Stream::Terminal => {
-                // Not before: until the command can have it, Ctrl-C is to end this program.
-                if let Some(terminal) = &self.session.terminal {
+                // Not before: until the command can have it, Ctrl-C is to end this program; nor after its end.
+                if let (Some(terminal), State::Starting | State::Running) =
+                    (&self.session.terminal, self.state)
+                {
                     terminal.enter_raw_mode()?;
                 }
                 let both = socket.try_clone().context("share the terminal's connection")?;

@@ -11,7 +11,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, isatty, tcgetattr, t
 use crate::sys;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// A terminal in raw mode, and how it was before. Global, for the panic hook and the logger.
 static RAW: Mutex<Option<(BorrowedFd<'static>, Termios)>> = Mutex::new(None);

@@ -223,6 +223,29 @@ fn a_terminal_is_one_stream_both_ways() {
 }
 
 #[test]
+fn after_the_commands_end_no_terminal_is_kept_from_the_user() {
+    let _alone = terminal::tests::ALONE.lock();
+    let mut host = Host::new(Stdio::Terminal(TerminalSize { rows: 24, columns: 80 }));
+    host.session.terminal = Some(terminal::tests::terminal().0);
+    let mut signals = host.signals.try_clone().unwrap();
+    let outcome = host.against(move |path| {
+        let mut agent = Agent::start(path);
+        agent.started();
+        agent.ended(End::Exited(3));
+        thread::sleep(Duration::from_millis(200));
+        // Late, and then held open for ever.
+        let held = agent.stream(Stream::Terminal);
+        thread::sleep(Duration::from_millis(200));
+        let raw = terminal::is_raw();
+        signal(&mut signals, Signal::INT);
+        assert_eq!(agent.receive(), None);
+        drop(held);
+        assert!(!raw, "Ctrl-C would be a byte for the guest");
+    });
+    assert_eq!(outcome.result.unwrap(), Ending::Command(End::Exited(3)));
+}
+
+#[test]
 fn output_that_nobody_reads_closes_the_guests_stream() {
     let (reader, writer) = pipe().unwrap();
     drop(reader);

@@ -5,8 +5,11 @@ use rustix::termios::{OutputModes, Winsize, tcsetwinsize};
 
 use super::*;
 
+/// Held by each test that uses a terminal, since the saved modes are the process's.
+pub(crate) static ALONE: Mutex<()> = Mutex::new(());
+
 /// The slave side of a new terminal, and the master that keeps it alive.
-fn terminal() -> (Terminal, &'static OwnedFd) {
+pub(crate) fn terminal() -> (Terminal, &'static OwnedFd) {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let master = rustix::pty::openpt(flags).unwrap();
     rustix::pty::unlockpt(&master).unwrap();
@@ -15,9 +18,9 @@ fn terminal() -> (Terminal, &'static OwnedFd) {
     (Terminal { descriptor: slave.as_fd() }, Box::leak(Box::new(master)))
 }
 
-/// One test, since the saved modes are the process's.
 #[test]
 fn a_terminal_is_as_it_was_after_raw_mode_whoever_ends_it() {
+    let _alone = ALONE.lock();
     let (terminal, master) = terminal();
     let descriptor = terminal.descriptor;
     let cooked = |descriptor| {
