@@ -26,6 +26,9 @@ const TRAILER_SIZE: u64 = (MARK.len() + 8 + HASH_SIZE) as u64;
 /// without its times telling.
 const SETTLED: Duration = Duration::from_millis(100);
 
+/// Nobody takes so long to write a file of this cache.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
 /// An unpacked kernel, and its size without the trailer.
 pub(super) struct Unpacked {
     pub file: File,
@@ -67,6 +70,7 @@ pub(super) fn store(
     unpack: impl FnOnce(&mut Hashed<BufWriter<&File>>) -> io::Result<()>,
 ) -> io::Result<Unpacked> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    sweep(folder);
     let temporary = temporary_path(folder, hash);
     fill(&temporary, unpack)
         .and_then(|unpacked| fs::rename(&temporary, kernel_path(folder, hash)).map(|()| unpacked))
@@ -79,6 +83,7 @@ pub(super) fn store(
 pub(crate) fn publish(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    sweep(folder);
     let temporary = temporary_path(folder, "file");
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)
@@ -180,6 +185,27 @@ fn temporary_path(folder: &Path, hash: &str) -> PathBuf {
     folder.join(format!(".{hash}.{}.{number}", process::id()))
 }
 
+/// Removes the temporary files of processes that were ended while they wrote.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let old = || Some(entry.metadata().ok()?.modified().ok()?.elapsed().ok()? > ABANDONED);
+        if entry.file_name().to_str().is_some_and(is_temporary) && old() == Some(true) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn is_temporary(name: &str) -> bool {
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let mut parts = name.split('.');
+    let (first, stem, pid, count) = (parts.next(), parts.next(), parts.next(), parts.next());
+    first == Some("")
+        && stem.is_some_and(|stem| !stem.is_empty())
+        && pid.is_some_and(number)
+        && count.is_some_and(number)
+        && parts.next().is_none()
+}
+
 fn index_name(image: &Metadata) -> String {
     let modified = time(image.mtime(), image.mtime_nsec());
     let changed = time(image.ctime(), image.ctime_nsec());
@@ -193,3 +219,6 @@ fn time(seconds: i64, nanoseconds: i64) -> String {
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests;
