@@ -74,8 +74,6 @@ impl Signals {
 
 #[cfg(test)]
 mod tests {
-    use rustix::process::{getpid, kill_process};
-
     use super::*;
 
     #[test]
@@ -91,15 +89,14 @@ mod tests {
         const CHILD: &str = "NOFEAR_TEST_IGNORES_HANGUPS";
         if std::env::var_os(CHILD).is_some() {
             let signals = Signals::block().unwrap();
-            kill_process(getpid(), Signal::HUP).unwrap();
-            kill_process(getpid(), Signal::QUIT).unwrap();
+            sys::raise(Signal::HUP);
+            sys::raise(Signal::QUIT);
             assert_eq!(signals.next().unwrap(), Some(Signal::QUIT));
             assert_eq!(signals.next().unwrap(), None);
             return;
         }
         let name = "signals::tests::a_signal_that_was_ignored_at_the_start_stays_so";
-        // One thread, or another one of the test's would take the signals.
-        let script = "trap '' HUP; exec \"$0\" --exact --test-threads=1 \"$1\"";
+        let script = "trap '' HUP; exec \"$0\" --exact \"$1\"";
         let mut shell = std::process::Command::new("/bin/sh");
         shell.args(["-c", script]).arg(std::env::current_exe().unwrap()).arg(name).env(CHILD, "1");
         let output = shell.output().unwrap();

@@ -41,6 +41,13 @@ pub fn is_ignored(signal: Signal) -> io::Result<bool> {
     Ok(unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN)
 }
 
+/// Sends a signal to the calling thread alone.
+#[cfg(test)]
+pub fn raise(signal: Signal) {
+    // SAFETY: takes a number, which of a `Signal` is a valid one.
+    assert_eq!(unsafe { libc::raise(signal.as_raw()) }, 0);
+}
+
 fn signal_set(signals: &[Signal]) -> libc::sigset_t {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset() initialises the whole set, and cannot fail.
