@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_superio::{Serial, Trigger, serial::NoEvents};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -13,6 +14,8 @@ use crate::{Console, Error};
 
 /// The ring keeps the last 64 KiB.
 const RING: usize = 64 << 10;
+
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// The last messages of the guest's kernel.
 #[derive(Clone, Debug, Default)]
@@ -83,7 +86,11 @@ impl Write for Sink {
         if self.console == Console::Stderr {
             // The guest must not speak to the user's terminal in its control sequences.
             let plain: Vec<u8> = bytes.iter().map(|&b| if is_plain(b) { b } else { b'?' }).collect();
-            io::stderr().write_all(&plain)?;
+            // A reader that stalls must not stall the guest, nor its end: what it does not take is in the ring.
+            let stderr = io::stderr();
+            if matches!(poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&NOW)), Ok(1)) {
+                stderr.lock().write_all(&plain)?;
+            }
         }
         Ok(bytes.len())
     }

@@ -5,6 +5,7 @@ use std::thread::{self, JoinHandle};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use loader::acpi::MmioDevice;
 use ninep::{Limits, Server};
+use rustix::process::{Resource, getrlimit};
 use virtio::{Device, MMIO_SIZE, Memory, NOTIFY_OFFSET, Transport};
 use virtio_9p::NineP;
 use virtio_rng::Rng;
@@ -44,10 +45,15 @@ impl<'a> Devices<'a> {
         Self { vm, memory, seccomp, transports: Vec::new(), workers: Workers::default() }
     }
 
-    pub(crate) fn add_share(&mut self, share: Share) -> Result<(), Error> {
+    pub(crate) fn add_shares(&mut self, shares: Vec<Share>) -> Result<(), Error> {
+        let limits = limits(shares.len());
+        shares.into_iter().try_for_each(|share| self.add_share(share, limits))
+    }
+
+    fn add_share(&mut self, share: Share, limits: Limits) -> Result<(), Error> {
         let Share { tag, export } = share;
-        let device = NineP::new(&tag, Server::new(export, Limits::default()))
-            .map_err(|e| Error::Config(e.to_string()))?;
+        let device =
+            NineP::new(&tag, Server::new(export, limits)).map_err(|e| Error::Config(e.to_string()))?;
         self.add(device, format!("9p-{tag}"), ThreadKind::NineP)
     }
 
@@ -94,5 +100,21 @@ impl<'a> Devices<'a> {
         self.workers.0.push(thread.map_err(Error::system("start a device's thread"))?);
         self.transports.push(transport);
         Ok(())
+    }
+}
+
+/// Descriptors that are not for files of shares: KVM's, sockets, events.
+const RESERVED_DESCRIPTORS: usize = 1024;
+
+/// What each of so many 9P servers may hold, so that together they leave descriptors for the rest.
+fn limits(servers: usize) -> Limits {
+    let all = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let share =
+        usize::try_from(all).unwrap_or(usize::MAX).saturating_sub(RESERVED_DESCRIPTORS) / servers.max(1);
+    let default = Limits::default();
+    Limits {
+        open_files: default.open_files.min(share / 2),
+        descriptors: default.descriptors.min(share / 4),
+        ..default
     }
 }

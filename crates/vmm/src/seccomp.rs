@@ -11,8 +11,8 @@ use seccompiler::apply_filter;
 use crate::{Error, ThreadKind};
 
 /// `KVM_RUN` and `KVM_GET_REGS`, for an error's text.
-const KVM_RUN: u32 = 0xae80;
-const KVM_GET_REGS: u32 = 0x8090_ae81;
+const KVM_RUN: u64 = 0xae80;
+const KVM_GET_REGS: u64 = 0x8090_ae81;
 
 /// What every thread needs: memory, locks, its own end, the way back from a signal, time.
 const EVERY: &[c_long] = &[
@@ -42,6 +42,9 @@ const EVERY: &[c_long] = &[
     // std asks whether a descriptor is open before it closes it, in debug builds.
     SYS_fcntl,
 ];
+
+/// The serial port asks whether standard error would block.
+const VCPU: &[c_long] = &[SYS_poll];
 
 /// A device's event loop.
 const EVENT_LOOP: &[c_long] = &[SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_ctl, SYS_epoll_create1];
@@ -99,13 +102,17 @@ const CONTROL: &[c_long] = &[
     SYS_prctl,
 ];
 
+/// What the command asks of a terminal: its modes, in both forms of the structure, and its size.
+const TERMINAL: &[u64] =
+    &[TCGETS, TCSETS, TCSETSW, TCSETSF, TCGETS2, TCSETS2, TCSETSW2, TCSETSF2, TIOCGWINSZ, FIONBIO];
+
 pub(crate) fn install(kind: ThreadKind) -> Result<(), Error> {
     apply_filter(&filter::program(&rules(kind))).map_err(|e| Error::Seccomp(Box::new(e)))
 }
 
 fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
     let lists: &[&[c_long]] = match kind {
-        ThreadKind::Vcpu => &[EVERY],
+        ThreadKind::Vcpu => &[EVERY, VCPU],
         ThreadKind::NineP => &[EVERY, EVENT_LOOP, NINEP],
         ThreadKind::Vsock => &[EVERY, EVENT_LOOP, VSOCK],
         ThreadKind::Entropy => &[EVERY, EVENT_LOOP, ENTROPY],
@@ -113,14 +120,28 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
     };
     let calls = lists.iter().flat_map(|list| list.iter());
     let mut rules: BTreeMap<u32, Rule> = calls.map(|&call| (call as u32, Rule::Always)).collect();
+    // No code that was not there when the thread started.
+    let executable = Rule::Without(2, PROT_EXEC as u32);
+    rules.insert(SYS_mmap as u32, executable.clone());
+    rules.insert(SYS_mprotect as u32, executable);
+    let mut only = |call: c_long, argument: u8, values: &[u64]| {
+        let values = values.iter().map(|&value| value as u32).collect();
+        rules.insert(call as u32, Rule::Argument(argument, values));
+    };
     match kind {
-        ThreadKind::Vcpu => {
-            rules.insert(SYS_ioctl as u32, Rule::Argument(1, vec![KVM_RUN, KVM_GET_REGS]));
-        }
+        ThreadKind::Vcpu => only(SYS_ioctl, 1, &[KVM_RUN, KVM_GET_REGS]),
         ThreadKind::Vsock => {
-            rules.insert(SYS_socket as u32, Rule::Argument(0, vec![AF_UNIX as u32]));
+            only(SYS_ioctl, 1, &[FIONBIO]);
+            only(SYS_socket, 0, &[AF_UNIX as u64]);
         }
-        _ => {}
+        // Not TIOCSTI, which types for the user.
+        ThreadKind::Control => only(SYS_ioctl, 1, TERMINAL),
+        ThreadKind::NineP => {
+            // `openat2` passes its flags in memory, out of a filter's reach.
+            let writing = (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC) as u32;
+            rules.insert(SYS_openat as u32, Rule::Without(2, writing));
+        }
+        ThreadKind::Entropy => {}
     }
     rules
 }

@@ -50,12 +50,15 @@ impl Vcpu {
             .name(format!("vcpu{}", self.id))
             .stack_size(STACK)
             .spawn(move || {
-                let ends = self.ends.clone();
-                match self.run() {
+                let panicked = SayPanic(self.ends.clone());
+                let end = self.run();
+                let SayPanic(ends) = &panicked;
+                match end {
                     Ok(Some(exit)) => ends.send(Ok(exit)),
                     Ok(None) => {}
                     Err(e) => ends.send(Err(e)),
                 }
+                std::mem::forget(panicked);
             })
             .map(Running)
             .map_err(Error::system("start a vCPU's thread"))
@@ -115,6 +118,15 @@ impl Vcpu {
             _ => "unknown internal error",
         };
         Error::KvmGaveUp(format!("{what}, at {rip:#x}"))
+    }
+}
+
+/// Ends the VM when a vCPU's thread unwinds, where panics do that.
+struct SayPanic(Ends);
+
+impl Drop for SayPanic {
+    fn drop(&mut self) {
+        self.0.send(Err(Error::KvmGaveUp("a vCPU's thread panicked".into())));
     }
 }
 

@@ -90,9 +90,7 @@ impl Vm {
         vm.register_irqfd(serial.interrupt(), SERIAL_GSI).map_err(Error::kvm("KVM_IRQFD"))?;
 
         let mut devices = Devices::new(&vm, ram.memory(), policy.seccomp);
-        for share in shares {
-            devices.add_share(share)?;
-        }
+        devices.add_shares(shares)?;
         if let Some(vsock) = vsock {
             devices.add_vsock(vsock)?;
         }

@@ -13,6 +13,7 @@ const LOAD: u16 = 0x20;
 const JUMP_EQUAL: u16 = 0x15;
 const JUMP_GREATER: u16 = 0x25;
 const JUMP_GREATER_EQUAL: u16 = 0x35;
+const JUMP_ANY_BIT: u16 = 0x45;
 const RETURN: u16 = 0x06;
 const ALLOW: u32 = 0x7fff_0000;
 const KILL_PROCESS: u32 = 0x8000_0000;
@@ -29,6 +30,8 @@ pub(super) enum Rule {
     Always,
     /// When the low half of this argument is one of these.
     Argument(u8, Vec<u32>),
+    /// When the low half of this argument has none of these bits.
+    Without(u8, u32),
 }
 
 /// Neighbouring numbers with one rule.
@@ -98,6 +101,12 @@ fn allowed(rule: &Rule) -> BpfProgram {
             code.push(instruction(RETURN, ALLOW));
             code
         }
+        Rule::Without(index, bits) => vec![
+            instruction(LOAD, ARGUMENTS + 8 * u32::from(*index)),
+            jump(JUMP_ANY_BIT, *bits, 0, 1),
+            instruction(RETURN, KILL_PROCESS),
+            instruction(RETURN, ALLOW),
+        ],
     }
 }
 
@@ -133,6 +142,7 @@ mod tests {
                 JUMP_EQUAL => accumulator == step.k,
                 JUMP_GREATER => accumulator > step.k,
                 JUMP_GREATER_EQUAL => accumulator >= step.k,
+                JUMP_ANY_BIT => accumulator & step.k != 0,
                 RETURN => return step.k == ALLOW,
                 other => panic!("instruction {other:#x}"),
             };
@@ -145,10 +155,12 @@ mod tests {
         fn what_is_listed_is_allowed_and_nothing_else(
             plain in prop::collection::btree_set(0u32..500, 0..80),
             conditional in prop::collection::btree_map(0u32..500, prop::collection::vec(any::<u32>(), 1..4), 0..3),
+            bits in prop::collection::btree_map(0u32..500, any::<u32>(), 0..3),
             argument: u32,
         ) {
             let mut rules: BTreeMap<u32, Rule> = plain.iter().map(|&n| (n, Rule::Always)).collect();
             rules.extend(conditional.iter().map(|(&n, values)| (n, Rule::Argument(1, values.clone()))));
+            rules.extend(bits.iter().map(|(&n, &bits)| (n, Rule::Without(1, bits))));
             let program = program(&rules);
             prop_assert!(program.len() < 4096);
             for number in (0..600).chain([u32::MAX, 0x4000_0000]) {
@@ -156,6 +168,7 @@ mod tests {
                     None => false,
                     Some(Rule::Always) => true,
                     Some(Rule::Argument(_, values)) => values.contains(&argument),
+                    Some(Rule::Without(_, bits)) => argument & bits == 0,
                 };
                 prop_assert_eq!(run(&program, ARCH_X86_64, number, [0, argument, 0, 0, 0, 0]), wanted);
                 prop_assert!(!run(&program, 0x4000_0003, number, [0; 6]), "another architecture");
