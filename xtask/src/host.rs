@@ -129,31 +129,34 @@ pub fn run(machine: &Machine, job: Job) -> Result<ExitCode> {
 /// Runs a command without input; returns what it printed on stdout. What it prints on stderr goes to ours.
 pub fn capture(machine: &Machine, job: Job) -> Result<Vec<u8>> {
     let name = job.command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let (code, printed) = without_input(machine, job, false)?;
+    let mut printed = Vec::new();
+    let code = without_input(machine, job, |bytes| {
+        printed.extend_from_slice(bytes);
+        Ok(())
+    })?;
     if code != 0 {
         bail!("{name} in the emulated host ended with status {code}");
     }
     Ok(printed)
 }
 
-/// Runs a command without input; shows what it prints, and returns its exit status and stdout.
-pub fn show(machine: &Machine, job: Job) -> Result<(u8, Vec<u8>)> {
-    without_input(machine, job, true)
+/// Runs a command without input; shows what it prints, adds its stdout to `printed`, even if the machine dies,
+/// and returns its exit status.
+pub fn show(machine: &Machine, job: Job, printed: &mut Vec<u8>) -> Result<u8> {
+    without_input(machine, job, |bytes| {
+        printed.extend_from_slice(bytes);
+        write_all(&mut io::stdout(), bytes)
+    })
 }
 
-fn without_input(machine: &Machine, job: Job, show: bool) -> Result<(u8, Vec<u8>)> {
+fn without_input(machine: &Machine, job: Job, mut stdout: impl FnMut(&[u8]) -> Result<()>) -> Result<u8> {
     let mut running = boot(machine)?;
     running.send(&job.start(None)?.frame()?)?;
     running.send(&frames::frame(to_relay::STDIN, &[])?)?;
-    let mut printed = Vec::new();
-    let code = running.until_exit(|stream, bytes| {
-        if stream == from_relay::STDERR {
-            return write_all(&mut io::stderr(), bytes);
-        }
-        printed.extend_from_slice(bytes);
-        if show { write_all(&mut io::stdout(), bytes) } else { Ok(()) }
-    })?;
-    Ok((code, printed))
+    running.until_exit(|stream, bytes| match stream {
+        from_relay::STDERR => write_all(&mut io::stderr(), bytes),
+        _ => stdout(bytes),
+    })
 }
 
 fn boot(machine: &Machine) -> Result<Running> {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Once;
 use std::{env, fmt::Write as _};
 
 use anyhow::{Result, bail};
@@ -156,11 +157,14 @@ pub fn install(purpose: &str, names: &[&str]) -> Result<()> {
     bail!("{purpose}: apt-get {} failed:\n{first}", arguments.join(" "))
 }
 
-/// Fetches the package lists. A failure still lets what is known be installed.
+/// Fetches the package lists, once. A failure still lets what is known be installed.
 pub fn update() {
-    if let Err(error) = apt(&["update"]) {
-        eprintln!("xtask: apt-get update failed; going on with the old package lists:\n{error}");
-    }
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if let Err(error) = apt(&["update"]) {
+            eprintln!("xtask: apt-get update failed; going on with the old package lists:\n{error}");
+        }
+    });
 }
 
 fn apt(arguments: &[&str]) -> Result<(), String> {
