@@ -116,7 +116,7 @@ fn parse(printed: &str) -> Result<Vec<Row>> {
 
 /// A line a figure, with QEMU's beside it and the ratio where there is one.
 fn table(rows: &[Row]) -> String {
-    let mut text = format!("{:<28}{:>12}{:>12}{:>8}\n", "", "nofear", "qemu", "ratio");
+    let mut text = format!("{:<36}{:>12}{:>12}{:>8}\n", "", "nofear", "qemu", "ratio");
     for row in rows.iter().filter(|row| row.subject == "nofear") {
         let peer = rows.iter().find(|peer| peer.subject == "qemu" && peer.what == row.what);
         let (value, ratio) = match peer {
@@ -124,11 +124,11 @@ fn table(rows: &[Row]) -> String {
             None => ("-".into(), "-".into()),
         };
         let what = format!("{}, {}", row.what, row.unit);
-        text.push_str(&format!("{what:<28}{:>12.2}{value:>12}{ratio:>8}\n", row.value));
+        text.push_str(&format!("{what:<36}{:>12.2}{value:>12}{ratio:>8}\n", row.value));
     }
     for row in rows.iter().filter(|row| row.subject == "nofear run") {
         let what = format!("nofear run: {}, {}", row.what, row.unit);
-        text.push_str(&format!("{what:<28}{:>12.2}\n", row.value));
+        text.push_str(&format!("{what:<36}{:>12.2}\n", row.value));
     }
     text
 }
