@@ -75,6 +75,21 @@ struct State {
     active: bool,
 }
 
+impl State {
+    /// As after a reset; the queues are those of the device.
+    fn new(queues: Vec<Ring>) -> Self {
+        Self {
+            status: 0,
+            device_features_select: 0,
+            driver_features_select: 0,
+            driver_features: 0,
+            queue_select: 0,
+            queues,
+            active: false,
+        }
+    }
+}
+
 impl Transport {
     pub(crate) fn new(setup: Setup) -> Self {
         // A size that is no power of two is a mistake of the device's author; it reads as an absent queue.
@@ -88,15 +103,7 @@ impl Transport {
             kicks: setup.kicks,
             commands: Some(setup.commands),
             wake: setup.wake,
-            state: State {
-                status: 0,
-                device_features_select: 0,
-                driver_features_select: 0,
-                driver_features: 0,
-                queue_select: 0,
-                queues,
-                active: false,
-            },
+            state: State::new(queues),
         }
     }
 
@@ -276,15 +283,7 @@ impl Transport {
         self.interrupt.0.status.store(0, Ordering::Release);
         self.interrupt.0.needs_reset.store(0, Ordering::Release);
         let queues = std::mem::take(&mut self.state.queues);
-        self.state = State {
-            status: 0,
-            device_features_select: 0,
-            driver_features_select: 0,
-            driver_features: 0,
-            queue_select: 0,
-            queues,
-            active: false,
-        };
+        self.state = State::new(queues);
     }
 
     fn send(&self, command: Command) {
