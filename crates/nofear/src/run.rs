@@ -141,6 +141,7 @@ fn config(args: &RunArgs, runtime_dir: &RuntimeDir, shares: Option<Export>) -> a
         memory: args.memory.unwrap_or_else(memory::default),
         vcpus: args.cpus.unwrap_or_else(default_cpus),
         shares: [root].into_iter().chain(shares).collect(),
+        disks: Vec::new(),
         vsock: Some(Vsock { cid: GUEST_CID, listen: Vec::new(), connect: vec![agent] }),
         console: if args.console { Console::Stderr } else { Console::Ring },
     })

@@ -296,6 +296,18 @@ impl Chain {
         })
     }
 
+    /// Where at most `count` bytes of the readable part lie, from `offset`: at most 1,024 pieces of this
+    /// process's memory. The guest can change them at any time; they stay mapped as long as the chain lives.
+    pub fn readable_pieces(&self, offset: usize, count: usize) -> Vec<libc::iovec> {
+        self.iovecs(false, offset, count)
+    }
+
+    /// Where at most `count` bytes of the writable part lie, from `offset`, as for
+    /// [`readable_pieces`](Self::readable_pieces).
+    pub fn writable_pieces(&self, offset: usize, count: usize) -> Vec<libc::iovec> {
+        self.iovecs(true, offset, count)
+    }
+
     fn iovecs(&self, writable: bool, offset: usize, count: usize) -> Vec<libc::iovec> {
         let mut iovecs: Vec<libc::iovec> = Vec::with_capacity(self.segments.len().min(IOV_MAX));
         for part in self.parts(writable, offset, count) {

@@ -58,9 +58,21 @@ impl Queue {
             let written = serve(&mut chain);
             self.push(chain, written)?;
         }
+        self.come_back();
+        self.announce()
+    }
+
+    /// How many entries the ring has: a device that takes more chains than that in one go calls
+    /// [`come_back`](Self::come_back) instead.
+    pub fn size(&self) -> u16 {
+        self.ring.size()
+    }
+
+    /// Notifies the queue anew, in the driver's place: the worker looks after everything else, then comes
+    /// back to it.
+    pub fn come_back(&self) {
         // Fails only when the counter is full, and then the worker comes back anyway.
         let _ = self.kick.write(1);
-        self.announce()
     }
 
     /// Takes the next chain. When there is none, the driver will notify of the next one.

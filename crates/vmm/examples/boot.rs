@@ -1,16 +1,17 @@
-//! Boots a kernel with an initramfs, a read-only 9P share and a vsock port, and says how the guest ended.
+//! Boots a kernel with an initramfs, a read-only 9P share, a vsock port and disks, and says how the guest
+//! ended.
 //!
-//! `cargo run --example boot -- KERNEL INITRAMFS`
+//! `cargo run --example boot -- KERNEL INITRAMFS [DISK...]`
 
 use std::{env, error::Error, path::PathBuf};
 
 use ninep::ExportBuilder;
-use nofear_vmm::{Config, Initramfs, Policy, Share, Vsock, VsockPort};
+use nofear_vmm::{Config, Disk, DiskImage, Initramfs, Policy, Share, Vsock, VsockPort};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args_os().skip(1).map(PathBuf::from);
-    let kernel = arguments.next().ok_or("usage: boot KERNEL INITRAMFS")?;
-    let initramfs = arguments.next().ok_or("usage: boot KERNEL INITRAMFS")?;
+    let kernel = arguments.next().ok_or("usage: boot KERNEL INITRAMFS [DISK...]")?;
+    let initramfs = arguments.next().ok_or("usage: boot KERNEL INITRAMFS [DISK...]")?;
     let directory = env::temp_dir().join(format!("nofear-example-{}", std::process::id()));
     std::fs::create_dir(&directory)?;
 
@@ -20,6 +21,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     // In the guest: mount -t 9p -o trans=virtio,version=9p2000.L usr /mnt
     let export = ExportBuilder::new().directory("/", "/usr")?.open()?;
     config.shares.push(Share { tag: "usr".into(), export });
+    // /dev/vda and so on.
+    for (index, path) in arguments.enumerate() {
+        let (image, id) = (DiskImage::Path(path), format!("disk-{index}"));
+        config.disks.push(Disk { image, read_only: false, id });
+    }
     // Who connects to this socket on the host is connected to port 1000 of the guest.
     let listen = vec![VsockPort { port: 1000, path: directory.join("port-1000") }];
     config.vsock = Some(Vsock { cid: 3, listen, connect: Vec::new() });

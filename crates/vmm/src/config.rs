@@ -1,6 +1,6 @@
 //! What a VM is to be: paths and numbers, pure data.
 
-use std::path::PathBuf;
+use std::{fs::File, path::PathBuf};
 
 use loader::InitramfsSource;
 use ninep::Export;
@@ -31,6 +31,8 @@ pub struct Config {
     pub vcpus: u8,
     /// Trees that the guest can mount over 9P.
     pub shares: Vec<Share>,
+    /// Disks: the guest's `/dev/vda`, `/dev/vdb` and so on, in this order.
+    pub disks: Vec<Disk>,
     /// Sockets between guest and host.
     pub vsock: Option<Vsock>,
     /// Where the guest's kernel messages go.
@@ -55,6 +57,27 @@ pub struct Share {
     pub tag: String,
     /// What of the host the guest sees.
     pub export: Export,
+}
+
+/// A disk whose content is a raw image. [`Config::prepare`] locks it until the VM has ended: shared when
+/// read-only, else exclusive, and refuses what is locked already.
+#[derive(Debug)]
+pub struct Disk {
+    /// Its content: a multiple of 512 bytes.
+    pub image: DiskImage,
+    /// Whether the guest can't write.
+    pub read_only: bool,
+    /// The serial number that the guest sees: at most 20 printable ASCII characters, no spaces; may be empty.
+    pub id: String,
+}
+
+/// What a disk's content is.
+#[derive(Debug)]
+pub enum DiskImage {
+    /// A regular file or a block device.
+    Path(PathBuf),
+    /// One that is open already, for reading and, unless read-only, for writing; it may have no name.
+    File(File),
 }
 
 /// Sockets between guest and host: host-side Unix sockets only.

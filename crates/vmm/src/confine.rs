@@ -44,6 +44,8 @@ pub enum ThreadKind {
     Vcpu,
     /// Serves a 9P export.
     NineP,
+    /// Reads and writes a disk's image.
+    Disk,
     /// Moves bytes between guest and Unix sockets.
     Vsock,
     /// Gives the guest entropy.

@@ -8,6 +8,7 @@ use ninep::{Limits, Server};
 use rustix::process::{Resource, getrlimit};
 use virtio::{Device, MMIO_SIZE, Memory, NOTIFY_OFFSET, Transport};
 use virtio_9p::NineP;
+use virtio_blk::Blk;
 use virtio_rng::Rng;
 use virtio_vsock::Vsock;
 
@@ -57,6 +58,13 @@ impl<'a> Devices<'a> {
         self.add(device, format!("9p-{tag}"), ThreadKind::NineP)
     }
 
+    pub(crate) fn add_disk(&mut self, mut device: Blk) -> Result<(), Error> {
+        let seccomp = self.seccomp;
+        let enter = move || !seccomp || confine(ThreadKind::Disk);
+        device.start_threads(enter).map_err(Error::system("start a disk's threads"))?;
+        self.add(device, "disk".into(), ThreadKind::Disk)
+    }
+
     pub(crate) fn add_vsock(&mut self, device: Vsock) -> Result<(), Error> {
         self.add(device, "vsock".into(), ThreadKind::Vsock)
     }
@@ -89,8 +97,7 @@ impl<'a> Devices<'a> {
         }
         let seccomp = self.seccomp;
         let thread = thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
-            if seccomp && let Err(e) = confine_thread(kind) {
-                log::error!("a device's thread can't be confined, so it does not start: {e}");
+            if seccomp && !confine(kind) {
                 return;
             }
             if let Err(e) = worker.run() {
@@ -101,6 +108,13 @@ impl<'a> Devices<'a> {
         self.transports.push(transport);
         Ok(())
     }
+}
+
+/// Whether this thread of a device has its filter now, and may go on.
+fn confine(kind: ThreadKind) -> bool {
+    confine_thread(kind)
+        .inspect_err(|e| log::error!("a device's thread can't be confined, so it does not start: {e}"))
+        .is_ok()
 }
 
 /// Descriptors that are not for files of shares: KVM's, sockets, events.

@@ -57,6 +57,15 @@ pub enum Error {
     /// The 9P export is not sound.
     #[error("device {0}")]
     Device(String, #[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A disk's image can't be used.
+    #[error("open disk image {name}")]
+    Disk {
+        /// Its path, or the disk's name when it has none.
+        name: String,
+        /// Why.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A seccomp filter could not be made or installed.
     #[error("install a seccomp filter")]
     Seccomp(#[source] Box<dyn std::error::Error + Send + Sync>),

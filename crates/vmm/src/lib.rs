@@ -35,7 +35,9 @@ mod seccomp;
 mod vcpu;
 mod vm;
 
-pub use config::{Config, Console, Initramfs, MAX_DEVICES, MAX_VCPUS, MIN_MEMORY, Share, Vsock, VsockPort};
+pub use config::{
+    Config, Console, Disk, DiskImage, Initramfs, MAX_DEVICES, MAX_VCPUS, MIN_MEMORY, Share, Vsock, VsockPort,
+};
 pub use confine::{Policy, ThreadKind, confine_thread};
 pub use error::Error;
 pub use exit::Exit;

@@ -4,11 +4,12 @@ use std::{collections::HashMap, os::unix::net::UnixListener};
 
 use kvm_ioctls::{Cap, Kvm};
 use loader::{InitramfsSource, KernelImage};
+use virtio_blk::{Blk, Image};
 use virtio_vsock as vsock;
 
 use crate::{
-    Config, Console, Error, Initramfs, MAX_DEVICES, MAX_VCPUS, Policy, Share, Vm, command_line::command_line,
-    confine, memory,
+    Config, Console, Disk, DiskImage, Error, Initramfs, MAX_DEVICES, MAX_VCPUS, Policy, Share, Vm,
+    command_line::command_line, confine, memory,
 };
 
 /// What KVM must have. Each is in Linux 4.20 or before.
@@ -32,6 +33,7 @@ pub struct Resources {
     pub(crate) memory: u64,
     pub(crate) vcpus: u8,
     pub(crate) shares: Vec<Share>,
+    pub(crate) disks: Vec<Blk>,
     pub(crate) vsock: Option<vsock::Vsock>,
     pub(crate) console: Console,
 }
@@ -47,6 +49,7 @@ impl Config {
             memory: 512 << 20,
             vcpus: 1,
             shares: Vec::new(),
+            disks: Vec::new(),
             vsock: None,
             console: Console::Ring,
         }
@@ -62,7 +65,7 @@ impl Config {
         if !(1..=MAX_VCPUS).contains(&self.vcpus) {
             return Err(Error::Config(format!("{} vCPUs: 1 to {MAX_VCPUS} are possible", self.vcpus)));
         }
-        let devices = self.shares.len() + usize::from(self.vsock.is_some()) + 1;
+        let devices = self.shares.len() + self.disks.len() + usize::from(self.vsock.is_some()) + 1;
         if devices > MAX_DEVICES {
             return Err(Error::Config(format!("{devices} devices: at most {MAX_DEVICES} are possible")));
         }
@@ -70,6 +73,7 @@ impl Config {
             return Err(Error::Config("the kernel command line holds a NUL".into()));
         }
         memory::check(self.memory)?;
+        let queues = u16::from(self.vcpus);
         Ok(Resources {
             kvm: open_kvm()?,
             kernel: KernelImage::open(&self.kernel, self.cache.as_deref())?,
@@ -78,6 +82,7 @@ impl Config {
             memory: self.memory,
             vcpus: self.vcpus,
             shares: self.shares,
+            disks: self.disks.into_iter().map(|disk| open_disk(disk, queues)).collect::<Result<_, _>>()?,
             vsock: self.vsock.map(open_vsock).transpose()?,
             console: self.console,
         })
@@ -116,6 +121,17 @@ fn open_initramfs(part: Initramfs) -> Result<InitramfsSource, Error> {
         Initramfs::Bytes(bytes) => InitramfsSource::Bytes(bytes),
         Initramfs::Source(source) => source,
     })
+}
+
+fn open_disk(disk: Disk, queues: u16) -> Result<Blk, Error> {
+    let Disk { image, read_only, id } = disk;
+    let (name, image) = match image {
+        DiskImage::Path(path) => (path.display().to_string(), Image::open(&path, read_only)),
+        DiskImage::File(file) => (id.clone(), Image::from_file(file, read_only)),
+    };
+    let failed = |cause| Error::Disk { name: name.clone(), cause };
+    let image = image.map_err(|e| failed(Box::new(e)))?;
+    Blk::new(image, &id, queues).map_err(|e| failed(Box::new(e)))
 }
 
 fn open_vsock(config: crate::Vsock) -> Result<vsock::Vsock, Error> {

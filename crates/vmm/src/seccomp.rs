@@ -85,6 +85,17 @@ const VSOCK: &[c_long] = &[
 
 const ENTROPY: &[c_long] = &[SYS_getrandom];
 
+/// One file, by descriptor. The ring was restricted to that file and to these operations when it was made.
+const DISK: &[c_long] = &[
+    SYS_preadv2,
+    SYS_pwritev2,
+    SYS_fdatasync,
+    SYS_fallocate,
+    SYS_io_uring_enter,
+    // While the kernel has no memory for a request.
+    SYS_clock_nanosleep,
+];
+
 /// The command: streams, terminal, signals, the end of the VM and of its run-time directory. `prctl` and
 /// `sched_getaffinity` are glibc's, at a thread's end.
 const CONTROL: &[c_long] = &[
@@ -116,6 +127,7 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
         ThreadKind::NineP => &[EVERY, EVENT_LOOP, NINEP],
         ThreadKind::Vsock => &[EVERY, EVENT_LOOP, VSOCK],
         ThreadKind::Entropy => &[EVERY, EVENT_LOOP, ENTROPY],
+        ThreadKind::Disk => &[EVERY, EVENT_LOOP, DISK],
         ThreadKind::Control => &[EVERY, CONTROL],
     };
     let calls = lists.iter().flat_map(|list| list.iter());
@@ -141,7 +153,7 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
             let writing = (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC) as u32;
             rules.insert(SYS_openat as u32, Rule::Without(2, writing));
         }
-        ThreadKind::Entropy => {}
+        ThreadKind::Entropy | ThreadKind::Disk => {}
     }
     rules
 }
@@ -152,16 +164,21 @@ mod tests {
 
     #[test]
     fn every_list_fits_a_filter() {
-        for kind in
-            [ThreadKind::Vcpu, ThreadKind::NineP, ThreadKind::Vsock, ThreadKind::Entropy, ThreadKind::Control]
-        {
+        for kind in [
+            ThreadKind::Vcpu,
+            ThreadKind::NineP,
+            ThreadKind::Vsock,
+            ThreadKind::Entropy,
+            ThreadKind::Disk,
+            ThreadKind::Control,
+        ] {
             assert!(filter::program(&rules(kind)).len() < 500, "{kind:?}");
         }
     }
 
     #[test]
     fn no_thread_may_start_a_program_or_trace_another() {
-        for list in [EVERY, EVENT_LOOP, NINEP, VSOCK, ENTROPY, CONTROL] {
+        for list in [EVERY, EVENT_LOOP, NINEP, VSOCK, ENTROPY, DISK, CONTROL] {
             for forbidden in [
                 SYS_execve,
                 SYS_execveat,

@@ -74,7 +74,7 @@ impl Handle {
 impl Vm {
     /// Puts the VM together. From here on it reads top to bottom.
     pub(crate) fn build(resources: Resources, policy: &Policy) -> Result<Self, Error> {
-        let Resources { kvm, kernel, initramfs, command_line, memory, vcpus, shares, vsock, console } =
+        let Resources { kvm, kernel, initramfs, command_line, memory, vcpus, shares, disks, vsock, console } =
             resources;
         vcpu::handle_kicks()?;
 
@@ -91,6 +91,7 @@ impl Vm {
 
         let mut devices = Devices::new(&vm, ram.memory(), policy.seccomp);
         devices.add_shares(shares)?;
+        disks.into_iter().try_for_each(|disk| devices.add_disk(disk))?;
         if let Some(vsock) = vsock {
             devices.add_vsock(vsock)?;
         }
