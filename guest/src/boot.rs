@@ -45,7 +45,7 @@ pub fn layers() -> Result<(), Failure> {
     for path in [LOWER, OVER, ROOT] {
         folder(path, 0o755)?;
     }
-    mount_9p(ROOT_TAG, LOWER, SOFTWARE)?;
+    mount_9p(ROOT_TAG, LOWER, INERT | MountFlags::RDONLY, SOFTWARE)?;
     // The upper layer is the guest's disk: it may take half of the memory, tmpfs's default.
     mount_at(c"tmpfs", OVER, NOTHING, Some(c"mode=0755"))?;
     folder(UPPER, 0o755)?;
@@ -177,10 +177,9 @@ fn mount_at(kind: &CStr, at: &CStr, flags: MountFlags, options: Option<&CStr>) -
         .map_err(|e| Failure::of(format!("mount {} on {}", kind.to_string_lossy(), at.to_string_lossy()))(e))
 }
 
-/// A read-only 9P mount, without devices or set-uid programs whatever the host's files say.
-fn mount_9p(tag: &str, at: &CStr, options: &CStr) -> Result<(), Failure> {
-    mount(tag, at, c"9p", INERT | MountFlags::RDONLY, options)
-        .map_err(|e| Failure::of(format!("mount the 9P device {tag}"))(e))
+/// A 9P mount. [`INERT`] is among the flags: no devices or set-uid programs, whatever the host's files say.
+fn mount_9p(tag: &str, at: &CStr, flags: MountFlags, options: &CStr) -> Result<(), Failure> {
+    mount(tag, at, c"9p", flags, options).map_err(|e| Failure::of(format!("mount the 9P device {tag}"))(e))
 }
 
 /// For what a kernel may be built without, and few programs miss.

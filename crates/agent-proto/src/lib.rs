@@ -52,7 +52,7 @@ pub enum Hello {
 }
 
 /// The protocol's version; host and agent are built together and must agree.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A byte stream of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -132,6 +132,8 @@ pub struct Share {
     pub at: Vec<u8>,
     /// Whether it is a directory, or a single file.
     pub directory: bool,
+    /// Whether the host lets it be changed.
+    pub writable: bool,
 }
 
 /// A command to start.

@@ -12,8 +12,8 @@ use rustix::io::Errno;
 
 use crate::Server;
 use crate::wire::{
-    Attributes, Fid, FileSystem, GETATTR_BASIC, Malformed, Qid, QidKind, Reader, Request, Step, Tag, Time,
-    VERSION, Walk, kind,
+    Attributes, Fid, FileSystem, GETATTR_BASIC, Malformed, Name, Qid, QidKind, REMOVE_DIRECTORY, Reader,
+    Request, SetAttributes, Step, Tag, Time, VERSION, Walk, kind,
 };
 
 /// A client over anything that turns a request into a reply.
@@ -149,6 +149,155 @@ impl<T: FnMut(&[u8]) -> Vec<u8>> Client<T> {
         Ok(decode(&body, data).to_vec())
     }
 
+    /// Tlcreate with mode 0644: `fid`, a directory, becomes the new file, open.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    ///
+    /// # Panics
+    ///
+    /// For what is not the name of an entry; so with the other methods that take names.
+    pub fn create(&mut self, fid: u32, name: &str, flags: u32) -> Result<Qid, Errno> {
+        let request =
+            Request::Lcreate { fid: Fid(fid), name: entry_name(name), flags, mode: 0o644, gid: gid() };
+        let body = self.call(&request)?;
+        Ok(decode(&body, |reader| {
+            let qid = qid(reader)?;
+            assert_eq!(reader.u32()?, 0, "iounit");
+            Ok(qid)
+        }))
+    }
+
+    /// Tmkdir with mode 0755.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn make_directory(&mut self, directory: u32, name: &str) -> Result<Qid, Errno> {
+        let (directory, name) = (Fid(directory), entry_name(name));
+        self.call(&Request::Mkdir { directory, name, mode: 0o755, gid: gid() }).map(|body| decode(&body, qid))
+    }
+
+    /// Tsymlink.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn symlink(&mut self, directory: u32, name: &str, target: &[u8]) -> Result<Qid, Errno> {
+        let (directory, name) = (Fid(directory), entry_name(name));
+        self.call(&Request::Symlink { directory, name, target, gid: gid() }).map(|body| decode(&body, qid))
+    }
+
+    /// Tmknod of a type and mode, without a device number.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn mknod(&mut self, directory: u32, name: &str, mode: u32) -> Result<Qid, Errno> {
+        let (directory, name) = (Fid(directory), entry_name(name));
+        let request = Request::Mknod { directory, name, mode, major: 1, minor: 3, gid: gid() };
+        self.call(&request).map(|body| decode(&body, qid))
+    }
+
+    /// Tlink.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn link(&mut self, fid: u32, directory: u32, name: &str) -> Result<(), Errno> {
+        let (directory, fid, name) = (Fid(directory), Fid(fid), entry_name(name));
+        self.call(&Request::Link { directory, fid, name }).map(drop)
+    }
+
+    /// Trenameat.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn rename(&mut self, old: (u32, &str), new: (u32, &str)) -> Result<(), Errno> {
+        self.call(&Request::Renameat {
+            old_directory: Fid(old.0),
+            old_name: entry_name(old.1),
+            new_directory: Fid(new.0),
+            new_name: entry_name(new.1),
+        })
+        .map(drop)
+    }
+
+    /// Tunlinkat of a file, or of a directory.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn unlink(&mut self, directory: u32, name: &str, is_directory: bool) -> Result<(), Errno> {
+        let flags = if is_directory { REMOVE_DIRECTORY } else { 0 };
+        let (directory, name) = (Fid(directory), entry_name(name));
+        self.call(&Request::Unlinkat { directory, name, flags }).map(drop)
+    }
+
+    /// Twrite; returns how many bytes were written.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn write(&mut self, fid: u32, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        let body = self.call(&Request::Write { fid: Fid(fid), offset, data })?;
+        Ok(decode(&body, Reader::u32) as usize)
+    }
+
+    /// Tsetattr.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn set(&mut self, fid: u32, attributes: SetAttributes) -> Result<(), Errno> {
+        self.call(&Request::Setattr { fid: Fid(fid), attributes }).map(drop)
+    }
+
+    /// Txattrwalk, Tread and Tclunk: the value of an attribute, or the list of names.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn xattr(&mut self, fid: u32, spare: u32, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        let body = self.call(&Request::Xattrwalk { fid: Fid(fid), new_fid: Fid(spare), name })?;
+        let size = decode(&body, Reader::u64);
+        let mut value = Vec::new();
+        while (value.len() as u64) < size {
+            let more = self.read(spare, value.len() as u64, u32::MAX)?;
+            assert!(!more.is_empty(), "{} of {size} bytes of an attribute", value.len());
+            value.extend(more);
+        }
+        self.clunk(spare)?;
+        Ok(value)
+    }
+
+    /// Twalk, Txattrcreate, Twrite and Tclunk: sets an attribute, or with `XATTR_REPLACE` and nothing removes it.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn set_xattr(
+        &mut self,
+        fid: u32,
+        spare: u32,
+        name: &[u8],
+        value: &[u8],
+        flags: u32,
+    ) -> Result<(), Errno> {
+        self.walk(fid, spare, "")?;
+        let size = value.len() as u64;
+        if let Err(errno) = self.call(&Request::Xattrcreate { fid: Fid(spare), name, size, flags }) {
+            self.clunk(spare)?;
+            return Err(errno);
+        }
+        if !value.is_empty() {
+            self.write(spare, 0, value)?;
+        }
+        self.clunk(spare)
+    }
+
     /// Treaddir.
     ///
     /// # Errors
@@ -239,6 +388,15 @@ impl<T: FnMut(&[u8]) -> Vec<u8>> Client<T> {
     pub fn clunk(&mut self, fid: u32) -> Result<(), Errno> {
         self.call(&Request::Clunk { fid: Fid(fid) }).map(drop)
     }
+}
+
+fn entry_name(name: &str) -> Name<'_> {
+    Name::new(name.as_bytes()).expect("the name of an entry")
+}
+
+/// The group that new files are to have: this process's.
+fn gid() -> u32 {
+    rustix::process::getegid().as_raw()
 }
 
 fn decode<'a, V>(body: &'a [u8], read: impl FnOnce(&mut Reader<'a>) -> Result<V, Malformed>) -> V {

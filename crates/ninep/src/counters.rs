@@ -11,6 +11,7 @@ pub struct Counters {
     requests: [AtomicU64; TYPES],
     errors: AtomicU64,
     bytes_read: AtomicU64,
+    bytes_written: AtomicU64,
 }
 
 impl Counters {
@@ -19,6 +20,7 @@ impl Counters {
             requests: [const { AtomicU64::new(0) }; TYPES],
             errors: AtomicU64::new(0),
             bytes_read: AtomicU64::new(0),
+            bytes_written: AtomicU64::new(0),
         }
     }
 
@@ -32,6 +34,10 @@ impl Counters {
 
     pub(crate) fn read(&self, bytes: usize) {
         self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn written(&self, bytes: usize) {
+        self.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Requests of one type ([`wire::kind`](crate::wire::kind)); malformed ones count under the type they
@@ -51,5 +57,11 @@ impl Counters {
     #[must_use]
     pub fn bytes_read(&self) -> u64 {
         self.bytes_read.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that Twrite put into files.
+    #[must_use]
+    pub fn bytes_written(&self) -> u64 {
+        self.bytes_written.load(Ordering::Relaxed)
     }
 }

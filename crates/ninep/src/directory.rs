@@ -62,6 +62,16 @@ impl Directory {
         Self { host: Some(Mutex::new(Stream { file, position: Some(0) })) }
     }
 
+    /// Writes the directory back to its disk.
+    pub fn sync(&self, data_only: bool) -> Result<(), Errno> {
+        match &self.host {
+            Some(stream) => {
+                host::change::sync(&stream.lock().unwrap_or_else(PoisonError::into_inner).file, data_only)
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Puts the entries after the cookie `offset` into `reply`, up to `room` bytes, and returns how many bytes
     /// they take. `EINVAL` when not even one fits, as `getdents64` does.
     pub fn read<R: Reply + ?Sized>(

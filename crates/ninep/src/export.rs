@@ -81,12 +81,37 @@ pub enum ExportError {
         /// "directory" or "regular file".
         wanted: &'static str,
     },
-    /// `/proc/self/fd`, which the server opens files through, is not there.
-    #[error("open /proc/self/fd")]
+    /// procfs, whose files are processes, would be writable.
+    #[error("grant {guest}: {host} is of procfs, which can't be writable")]
+    WritableProc {
+        /// The path in the guest.
+        guest: PathBuf,
+        /// The path on the host.
+        host: PathBuf,
+    },
+    /// `/proc/self`, which the server opens files through, is not there.
+    #[error("open /proc/self")]
     Proc {
         /// What the host said.
         source: io::Error,
     },
+}
+
+/// What a client may do with a grant. A new one is [`READ_ONLY`](Self::READ_ONLY).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Whether the grant and what is in it may be changed.
+    pub writable: bool,
+    /// Whether its files have extended attributes, those of `user.*`.
+    pub xattrs: bool,
+}
+
+impl Access {
+    /// Nothing can be changed: every attempt is `EROFS`.
+    pub const READ_ONLY: Self = Self { writable: false, xattrs: false };
+
+    /// All can be changed that the server's user may change.
+    pub const READ_WRITE: Self = Self { writable: true, xattrs: true };
 }
 
 #[derive(Clone, Debug)]
@@ -95,6 +120,7 @@ struct Planned {
     parent: Option<usize>,
     children: BTreeMap<OwnedName, usize>,
     source: Source,
+    access: Access,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,26 +147,55 @@ impl ExportBuilder {
             parent: None,
             children: BTreeMap::new(),
             source: Source::Way,
+            access: Access::READ_ONLY,
         };
         Self { nodes: vec![root] }
     }
 
-    /// Grants the host's directory `host`, and all in it, at the path `guest`, which may be `/`.
+    /// Grants the host's directory `host`, and all in it, at the path `guest`, which may be `/`, read-only.
     ///
     /// # Errors
     ///
     /// [`ExportError::GuestPath`], [`ExportError::Duplicate`], [`ExportError::NotDirectory`].
     pub fn directory(self, guest: impl AsRef<Path>, host: impl Into<PathBuf>) -> Result<Self, ExportError> {
-        self.grant(guest.as_ref(), Source::Directory(host.into()))
+        self.directory_with(guest, host, Access::READ_ONLY)
     }
 
-    /// Grants the host's regular file `host` at the path `guest`.
+    /// As [`Self::directory`], with other rights.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::directory`].
+    pub fn directory_with(
+        self,
+        guest: impl AsRef<Path>,
+        host: impl Into<PathBuf>,
+        access: Access,
+    ) -> Result<Self, ExportError> {
+        self.grant(guest.as_ref(), Source::Directory(host.into()), access)
+    }
+
+    /// Grants the host's regular file `host` at the path `guest`, read-only.
     ///
     /// # Errors
     ///
     /// [`ExportError::GuestPath`], [`ExportError::Duplicate`], [`ExportError::NotDirectory`].
     pub fn file(self, guest: impl AsRef<Path>, host: impl Into<PathBuf>) -> Result<Self, ExportError> {
-        self.grant(guest.as_ref(), Source::File(host.into()))
+        self.file_with(guest, host, Access::READ_ONLY)
+    }
+
+    /// As [`Self::file`], with other rights.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::file`].
+    pub fn file_with(
+        self,
+        guest: impl AsRef<Path>,
+        host: impl Into<PathBuf>,
+        access: Access,
+    ) -> Result<Self, ExportError> {
+        self.grant(guest.as_ref(), Source::File(host.into()), access)
     }
 
     /// Shows a symbolic link at the path `guest`. The client resolves it in its own tree; the server never
@@ -154,7 +209,7 @@ impl ExportBuilder {
         if target.is_empty() || target.contains(&0) || target.len() >= PATH_MAX {
             return Err(ExportError::Target { guest: guest.into() });
         }
-        self.grant(guest, Source::Symlink(target.into()))
+        self.grant(guest, Source::Symlink(target.into()), Access::READ_ONLY)
     }
 
     /// Opens every grant (`O_PATH`), and `/proc/self/fd`. After it nothing is opened by a path of the host,
@@ -178,10 +233,11 @@ impl ExportBuilder {
         }
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         let opened = Time { sec: now.tv_sec, nsec: u32::try_from(now.tv_nsec).unwrap_or(0) };
-        Ok(Export { nodes, descriptors, opened })
+        let umask = host::umask().map_err(|source| ExportError::Proc { source: source.into() })?;
+        Ok(Export { nodes, descriptors, opened, umask })
     }
 
-    fn grant(mut self, guest: &Path, source: Source) -> Result<Self, ExportError> {
+    fn grant(mut self, guest: &Path, source: Source, access: Access) -> Result<Self, ExportError> {
         let malformed = || ExportError::GuestPath { guest: guest.into() };
         let path = guest.as_os_str().as_bytes().strip_prefix(b"/").ok_or_else(malformed)?;
         let mut at = 0;
@@ -198,6 +254,7 @@ impl ExportBuilder {
             return Err(ExportError::NotDirectory { guest: guest.into(), above: node.guest.clone() });
         }
         node.source = source;
+        node.access = access;
         Ok(self)
     }
 
@@ -215,6 +272,7 @@ impl ExportBuilder {
             parent: Some(at),
             children: BTreeMap::new(),
             source: Source::Way,
+            access: Access::READ_ONLY,
         });
         self.nodes[at].children.insert(name.into(), child);
         Ok(child)
@@ -238,7 +296,7 @@ impl Planned {
             }
         };
         let children = self.children.iter().map(|(name, child)| (name.clone(), GrantId(*child))).collect();
-        Ok(Granted { children, backing, identity })
+        Ok(Granted { children, backing, identity, access: self.access })
     }
 
     fn open_host(
@@ -253,6 +311,9 @@ impl Planned {
             source: errno.into(),
         };
         let descriptor = host::open_granted(host).map_err(open)?;
+        if self.access.writable && host::is_proc(&descriptor).map_err(open)? {
+            return Err(ExportError::WritableProc { guest: self.guest.clone(), host: host.into() });
+        }
         let metadata = host::metadata(&descriptor).map_err(open)?;
         if metadata.file_type != wanted {
             let wanted = if wanted == FileType::Directory { "directory" } else { "regular file" };
@@ -296,6 +357,8 @@ pub struct Export {
     /// `/proc/self/fd`, kept open so that files can be reopened after the root directory has changed.
     descriptors: OwnedFd,
     opened: Time,
+    /// What the process takes off the permissions of new files.
+    umask: u32,
 }
 
 /// An index into [`Export::nodes`].
@@ -313,6 +376,7 @@ pub(crate) struct Granted {
     pub children: BTreeMap<OwnedName, GrantId>,
     pub backing: Backing,
     pub identity: Identity,
+    access: Access,
 }
 
 /// What a [`Granted`] shows beside its children.
@@ -326,6 +390,24 @@ pub(crate) enum Backing {
 }
 
 impl Export {
+    /// Whether any grant may be changed.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.nodes.iter().any(|grant| grant.access.writable)
+    }
+
+    /// What may be done to files of this origin. The server's own are nobody's to change.
+    pub(crate) fn access(&self, origin: Origin) -> Access {
+        match origin {
+            Origin::Server => Access::READ_ONLY,
+            Origin::Host { region, .. } => self.get(region.grant()).access,
+        }
+    }
+
+    pub(crate) fn umask(&self) -> u32 {
+        self.umask
+    }
+
     pub(crate) fn get(&self, id: GrantId) -> &Granted {
         &self.nodes[id.0]
     }

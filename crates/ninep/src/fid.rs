@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::io::Errno;
@@ -10,11 +11,13 @@ use crate::budget::Permit;
 use crate::directory::Directory;
 use crate::tree::Node;
 use crate::wire::Fid;
+use crate::xattr::Xattr;
 
 /// What a fid stands for. Shared, so that a request under way outlives a clunk.
 pub(crate) struct FidState {
     pub node: Arc<Node>,
-    open: OnceLock<Open>,
+    /// Few fids are open: one that is not stays small.
+    open: OnceLock<Box<Open>>,
 }
 
 /// An opened file or directory, and its share of the limit on them.
@@ -24,13 +27,28 @@ pub(crate) struct Open {
 }
 
 pub(crate) enum Handle {
-    File(OwnedFd),
+    File(OpenFile),
     Directory(Directory),
+    /// The fid was made an extended attribute.
+    Xattr(Xattr),
+}
+
+/// An open regular file.
+pub(crate) struct OpenFile {
+    pub file: OwnedFd,
+    pub writable: bool,
+    /// The first write must take set-uid off.
+    pub set_id: AtomicBool,
 }
 
 impl FidState {
     pub fn new(node: Arc<Node>) -> Self {
         Self { node, open: OnceLock::new() }
+    }
+
+    /// A fid that is open from its start.
+    pub fn opened(node: Arc<Node>, open: Open) -> Self {
+        Self { node, open: OnceLock::from(Box::new(open)) }
     }
 
     pub fn handle(&self) -> Option<&Handle> {
@@ -39,7 +57,7 @@ impl FidState {
 
     /// Opens the fid, once: a second time is `EBADF`, also when two requests race.
     pub fn open(&self, open: Open) -> Result<(), Errno> {
-        self.open.set(open).map_err(|_| Errno::BADF)
+        self.open.set(Box::new(open)).map_err(|_| Errno::BADF)
     }
 }
 
@@ -85,8 +103,8 @@ impl FidTable {
         Ok(())
     }
 
-    /// Forgets a fid, or `EBADF`.
-    pub fn remove(&self, fid: Fid) -> Result<(), Errno> {
+    /// Forgets a fid and returns what it stood for, or `EBADF`.
+    pub fn remove(&self, fid: Fid) -> Result<Arc<FidState>, Errno> {
         let mut fids = self.lock();
         let removed = fids.remove(&fid).ok_or(Errno::BADF)?;
         // A guest that has walked a large tree and dropped its caches leaves no large table behind.
@@ -94,10 +112,8 @@ impl FidTable {
             let keep = fids.len() * 2;
             fids.shrink_to(keep);
         }
-        drop(fids);
-        // Closes files, which is no reason to hold the lock.
-        drop(removed);
-        Ok(())
+        // The caller closes files, which is no reason to hold the lock.
+        Ok(removed)
     }
 
     /// Forgets every fid.

@@ -3,7 +3,9 @@
 //! Needs Linux 5.6 (`openat2`). The calls, for a filter: `openat`, `openat2`, `statx`, `fstatfs`,
 //! `readlinkat`, `pread64`, `lseek`, `getdents64`, `close`.
 
-use std::os::fd::{AsFd, OwnedFd};
+pub(crate) mod change;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
@@ -35,16 +37,26 @@ pub(crate) fn open_descriptor_directory() -> Result<OwnedFd, Errno> {
     openat(CWD, "/proc/self/fd", flags, Mode::empty())
 }
 
+/// The process's umask, which can't be asked for by a system call without changing it. Only before the server
+/// runs.
+pub(crate) fn umask() -> Result<u32, Errno> {
+    let status = std::fs::read("/proc/self/status")
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    let value = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Umask:"));
+    let value = value.and_then(|value| str::from_utf8(value).ok()).map(str::trim);
+    // Linux says it since 4.7.
+    value.and_then(|value| u32::from_str_radix(value, 8).ok()).ok_or(Errno::NOSYS)
+}
+
 /// Opens an entry of a directory, whatever it is and without touching it.
 ///
 /// One name, so there is no path to resolve; a symbolic link is opened as the link it is; and the kernel
 /// itself refuses to leave the directory. Mount points are crossed: the share is what the host's user sees.
 pub(crate) fn open_child(directory: impl AsFd, name: Name<'_>) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let mut result = Err(Errno::AGAIN);
     for _ in 0..LOOKUP_TRIES {
-        result = openat2(directory.as_fd(), name.as_bytes(), flags, Mode::empty(), resolve);
+        result = beneath(directory.as_fd(), name, flags, Mode::empty());
         if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
             break;
         }
@@ -52,13 +64,21 @@ pub(crate) fn open_child(directory: impl AsFd, name: Name<'_>) -> Result<OwnedFd
     result
 }
 
-/// Opens the regular file or directory behind an `O_PATH` descriptor for reading.
+/// Opens one name of a directory, and nothing that is elsewhere.
+fn beneath(directory: BorrowedFd<'_>, name: Name<'_>, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    openat2(directory, name.as_bytes(), flags, mode, resolve)
+}
+
+/// Opens the regular file or directory behind an `O_PATH` descriptor: `how` is the access, and what of
+/// `O_TRUNC`, `O_APPEND` and `O_SYNC` is wanted.
 ///
 /// The caller has seen that it is one of these: opening a FIFO could block, and opening a device act.
 pub(crate) fn reopen(
     descriptor_directory: &OwnedFd,
     descriptor: &OwnedFd,
     file_type: FileType,
+    how: OFlags,
 ) -> Result<OwnedFd, Errno> {
     let kind = match file_type {
         FileType::Directory => OFlags::DIRECTORY,
@@ -66,7 +86,7 @@ pub(crate) fn reopen(
         FileType::Symlink => return Err(Errno::LOOP),
         _ => return Err(Errno::ACCESS),
     };
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | kind;
+    let flags = how | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | kind;
     let number = rustix::path::DecInt::from_fd(descriptor);
     openat(descriptor_directory, number.as_c_str(), flags, Mode::empty())
 }

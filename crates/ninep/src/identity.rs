@@ -42,6 +42,12 @@ pub(crate) enum Origin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Region(GrantId);
 
+impl Region {
+    pub fn grant(self) -> GrantId {
+        self.0
+    }
+}
+
 impl Origin {
     pub fn region(id: GrantId) -> Region {
         Region(id)

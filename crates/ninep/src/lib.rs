@@ -33,9 +33,12 @@
 //!   export's tree.
 //! - A name reaches the host's kernel as one component, checked when it was decoded, and `openat2` resolves it
 //!   beneath its directory without following links. `..` is resolved in the server's own tree.
-//! - Fids are `O_PATH` descriptors. Only regular files and directories are ever opened for more, and only
-//!   to be read; FIFOs, sockets and devices have attributes and nothing else.
-//! - The modes of files are the host's, set-uid bits included: a client should mount `nosuid,nodev`.
+//! - Fids are `O_PATH` descriptors. Only regular files and directories are ever opened for more; FIFOs, sockets
+//!   and devices have attributes and nothing else, and of those a client can make only FIFOs.
+//! - Every grant is read-only unless its [`Access`] says otherwise, and the server itself refuses what would
+//!   change it (`EROFS`).
+//! - The modes of files are the host's, set-uid bits included: a client should mount `nosuid,nodev`. No client
+//!   can set those bits, and they are gone from a file that it writes.
 //! - The server acts as its process's user: what that user may not read, neither may the client (`EACCES`).
 //! - Fids, opened files, descriptors and the depth of walks are bounded by [`Limits`].
 //!
@@ -59,8 +62,9 @@ mod reply;
 mod server;
 mod tree;
 pub mod wire;
+mod xattr;
 
 pub use counters::Counters;
-pub use export::{Export, ExportBuilder, ExportError};
-pub use reply::Reply;
+pub use export::{Access, Export, ExportBuilder, ExportError};
+pub use reply::{Data, Reply};
 pub use server::{Limits, MIN_MSIZE, Server};

@@ -1,4 +1,4 @@
-//! Where a reply goes: the room that the client gave for it.
+//! Where a reply goes, and where the data of a Twrite comes from: a transport's memory.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -53,6 +53,46 @@ impl Reply for [u8] {
     ) -> io::Result<usize> {
         let buffer = range(self, offset, count)?;
         Ok(rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *buffer, file_offset))?)
+    }
+}
+
+/// The data of one Twrite, which a transport may leave where the client put it.
+pub trait Data {
+    /// Bytes. Must stay the same while the request is served.
+    fn count(&self) -> usize;
+
+    /// Writes the data into `file` from `position` on, if possible without a copy, and returns how many bytes
+    /// went; fewer only as `pwrite(2)` does.
+    ///
+    /// # Errors
+    ///
+    /// The host's error, which the client is told.
+    fn write_file_at(&self, file: BorrowedFd<'_>, position: u64) -> io::Result<usize>;
+
+    /// Copies the data into `to`, which is as long.
+    ///
+    /// # Errors
+    ///
+    /// When the data turns out not to be there.
+    fn copy_to(&self, to: &mut [u8]) -> io::Result<()>;
+}
+
+/// Data in the process's own memory.
+impl Data for [u8] {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn write_file_at(&self, file: BorrowedFd<'_>, position: u64) -> io::Result<usize> {
+        Ok(rustix::io::retry_on_intr(|| rustix::io::pwrite(file, self, position))?)
+    }
+
+    fn copy_to(&self, to: &mut [u8]) -> io::Result<()> {
+        if self.len() != to.len() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        to.copy_from_slice(self);
+        Ok(())
     }
 }
 

@@ -1,8 +1,11 @@
 //! The server: one session of one client over one export.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+mod change;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
@@ -10,13 +13,13 @@ use crate::budget::Budget;
 use crate::counters::Counters;
 use crate::directory::Directory;
 use crate::export::{Backing, Export};
-use crate::fid::{FidState, FidTable, Handle, Open};
-use crate::host;
-use crate::reply::Reply;
+use crate::fid::{FidState, FidTable, Handle, Open, OpenFile};
+use crate::host::{self, change as host_change};
+use crate::reply::{Data, Reply};
 use crate::tree::{Node, Tree};
 use crate::wire::{
-    Attributes, DATA_HEADER, ERROR_SIZE, Fid, HEADER, MAX_WALK, PATH_MAX, Qid, Request, Response, Tag,
-    VERSION, Walk, kind, open_flags,
+    Attributes, DATA_HEADER, ERROR_SIZE, Fid, HEADER, LockKind, LockStatus, MAX_WALK, Malformed, PATH_MAX,
+    Qid, Request, Response, Tag, VERSION, WRITE_HEADER, Walk, WriteHead, kind, open_flags,
 };
 
 #[cfg(test)]
@@ -28,13 +31,17 @@ pub const MIN_MSIZE: u32 = 4096;
 /// The largest reply that is encoded in one piece: an Rreadlink.
 const LARGEST_ENCODED: usize = HEADER + 2 + PATH_MAX;
 
+/// Fids that are extended attributes at once, each with a value of up to 64 KiB.
+const XATTRS: usize = 64;
+
 /// What one client may make the server hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The largest message in bytes, at least [`MIN_MSIZE`]. The client may ask for less.
     pub msize: u32,
-    /// Fids. Each costs about 300 bytes. The Linux client holds one for each name that it has cached, so
-    /// that a walk through all of a large `/usr` needs some hundred thousand.
+    /// Fids. Each costs some 350 bytes at most, so that the default bounds them to less than 100 MB. The Linux
+    /// client holds one for each name that it has cached, and a walk through all of a large `/usr` caches some
+    /// hundred thousand; beyond the limit it would see `ENFILE`.
     pub fids: usize,
     /// Opened files and directories, each with a descriptor. [`Server::new`] lowers it to half of the process's
     /// limit (`RLIMIT_NOFILE`).
@@ -46,7 +53,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { msize: 512_000, fids: 1 << 19, open_files: 16_384, descriptors: 4096 }
+        Self { msize: 512_000, fids: 1 << 18, open_files: 16_384, descriptors: 4096 }
     }
 }
 
@@ -58,7 +65,10 @@ pub struct Server {
     tree: Tree,
     fids: FidTable,
     open_files: Budget,
-    max_msize: u32,
+    xattrs: Budget,
+    /// `RLIMIT_FSIZE`: a write beyond it would end the process by a signal.
+    largest_file: u64,
+    limits: Limits,
     /// 0 until a version is agreed on.
     msize: AtomicU32,
     counters: Counters,
@@ -70,13 +80,21 @@ impl Server {
     pub fn new(export: impl Into<Arc<Export>>, limits: Limits) -> Self {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let files = usize::try_from(files).unwrap_or(usize::MAX);
+        let limits = Limits {
+            msize: limits.msize.max(MIN_MSIZE),
+            open_files: limits.open_files.min(files / 2),
+            descriptors: limits.descriptors.min(files / 4),
+            ..limits
+        };
         // A node is a fid or stands above one; the client's own caches make most of them fids.
         let nodes = limits.fids.saturating_mul(2);
         Self {
-            tree: Tree::new(export.into(), nodes, limits.descriptors.min(files / 4)),
+            tree: Tree::new(export.into(), nodes, limits.descriptors),
             fids: FidTable::new(limits.fids),
-            open_files: Budget::new(limits.open_files.min(files / 2)),
-            max_msize: limits.msize.max(MIN_MSIZE),
+            open_files: Budget::new(limits.open_files),
+            xattrs: Budget::new(XATTRS),
+            largest_file: getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX),
+            limits,
             msize: AtomicU32::new(0),
             counters: Counters::new(),
         }
@@ -88,26 +106,63 @@ impl Server {
     /// for an Rlerror ([`ERROR_SIZE`] bytes) or refuses to be written to.
     pub fn serve<R: Reply + ?Sized>(&self, request: &[u8], reply: &mut R) -> usize {
         let decoded = Request::decode(request);
-        self.counters.request(decoded.kind);
-        let room = match self.msize.load(Ordering::Acquire) {
-            0 => reply.capacity(),
-            msize => reply.capacity().min(msize as usize),
-        };
+        let head = (decoded.kind, decoded.tag, request.len());
+        self.answer(head, decoded.request, reply, |request, room, reply| match request {
+            Request::Write { fid, offset, data } => self.write(fid, offset, data),
+            request => self.handle(request, room, reply),
+        })
+    }
+
+    /// Serves a Twrite whose data the transport left where the client put it; otherwise as
+    /// [`serve`](Self::serve). `head` is the message's start, `data` all that follows.
+    pub fn serve_write<D: Data + ?Sized, R: Reply + ?Sized>(
+        &self,
+        head: &[u8; WRITE_HEADER],
+        data: &D,
+        reply: &mut R,
+    ) -> usize {
+        let (tag, request) = WriteHead::decode(head, data.count());
+        let length = data.count().saturating_add(WRITE_HEADER);
+        self.answer((kind::TWRITE, tag, length), request, reply, |WriteHead { fid, offset }, _, _| {
+            self.write(fid, offset, data)
+        })
+    }
+
+    /// Counts a request, lets `handle` find its response, and puts that into `reply`.
+    fn answer<'a, T, R: Reply + ?Sized>(
+        &self,
+        (kind, tag, length): (u8, Tag, usize),
+        request: Result<T, Malformed>,
+        reply: &mut R,
+        handle: impl FnOnce(T, usize, &mut R) -> Result<Response<'a>, Errno>,
+    ) -> usize {
+        self.counters.request(kind);
+        let msize = match self.msize.load(Ordering::Acquire) {
+            0 => self.limits.msize,
+            msize => msize,
+        } as usize;
+        let room = reply.capacity().min(msize);
         if room < ERROR_SIZE {
             return 0;
         }
-        let response = decoded
-            .request
-            .map_err(|malformed| malformed.errno())
-            .and_then(|request| self.handle(request, room, reply))
-            .unwrap_or_else(Response::Error);
-        self.reply(decoded.tag, &response, room, reply)
+        let response = if length > msize {
+            Err(Errno::MSGSIZE)
+        } else {
+            request.map_err(Malformed::errno).and_then(|request| handle(request, room, reply))
+        };
+        self.reply(tag, &response.unwrap_or_else(Response::Error), room, reply)
     }
 
     /// Ends the session: forgets every fid and closes its files. For a device that is reset.
     pub fn reset(&self) {
         self.msize.store(0, Ordering::Release);
         self.fids.clear();
+    }
+
+    /// What the client is held to: the limits given, with those on descriptors lowered to the process's.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// What the server has done so far.
@@ -162,46 +217,53 @@ impl Server {
             Request::Getattr { fid, .. } => self.attributes(fid).map(Response::Getattr),
             Request::Readlink { fid } => self.node(fid, Tree::read_link).map(Response::Readlink),
             Request::Statfs { fid } => self.node(fid, Tree::file_system).map(Response::Statfs),
-            Request::Clunk { fid } => {
-                self.fids.remove(fid)?;
-                Ok(Response::Empty { request: kind::TCLUNK })
-            }
-            Request::Fsync { fid, .. } => {
-                self.fids.get(fid)?;
-                Ok(Response::Empty { request: kind::TFSYNC })
-            }
-            // The locks of the guest's programs among themselves are kept by its kernel. Nobody else can see
-            // them, and nobody else's matter: no file here can be written.
+            Request::Clunk { fid } => self.clunk(fid),
+            Request::Fsync { fid, data_only } => self.sync(fid, data_only != 0),
             Request::Lock { fid, .. } => {
                 self.fids.get(fid)?;
-                Ok(Response::Locked)
+                Ok(Response::Lock(LockStatus::Success))
             }
             Request::Getlock { fid, start, length, proc_id, client_id, .. } => {
                 self.fids.get(fid)?;
-                Ok(Response::Unlocked { start, length, proc_id, client_id })
+                Ok(Response::Getlock { kind: LockKind::UNLOCK, start, length, proc_id, client_id })
             }
-            Request::Xattrwalk { fid, .. } => {
-                self.fids.get(fid)?;
-                Err(Errno::OPNOTSUPP)
+            Request::Xattrwalk { fid, new_fid, name } => self.xattr_walk(fid, new_fid, name),
+            Request::Xattrcreate { fid, name, size, flags } => self.xattr_create(fid, name, size, flags),
+            Request::Lcreate { fid, name, flags, mode, gid } => self.create(fid, name, flags, mode, gid),
+            Request::Write { fid, offset, data } => self.write(fid, offset, data),
+            Request::Setattr { fid, attributes } => self.set_attributes(fid, &attributes),
+            Request::Symlink { directory, name, target, gid } => {
+                let qid = self.node(directory, |tree, at| tree.make_link(at, name, target, gid))?;
+                Ok(Response::Made { request: kind::TSYMLINK, qid })
             }
+            Request::Mknod { directory, name, mode, gid, .. } => {
+                let qid = self.node(directory, |tree, at| tree.make_node(at, name, mode, gid))?;
+                Ok(Response::Made { request: kind::TMKNOD, qid })
+            }
+            Request::Mkdir { directory, name, mode, gid } => {
+                let qid = self.node(directory, |tree, at| tree.make_directory(at, name, mode, gid))?;
+                Ok(Response::Made { request: kind::TMKDIR, qid })
+            }
+            Request::Link { directory, fid, name } => {
+                let (at, state) = (self.fids.get(directory)?, self.fids.get(fid)?);
+                self.tree.hard_link(&state.node, &at.node, name)?;
+                Ok(Response::Empty { request: kind::TLINK })
+            }
+            Request::Rename { fid, directory, name } => {
+                let (state, at) = (self.fids.get(fid)?, self.fids.get(directory)?);
+                self.tree.rename_node(&state.node, &at.node, name)?;
+                Ok(Response::Empty { request: kind::TRENAME })
+            }
+            Request::Renameat { old_directory, old_name, new_directory, new_name } => {
+                let (old, new) = (self.fids.get(old_directory)?, self.fids.get(new_directory)?);
+                self.tree.rename(&old.node, old_name, &new.node, new_name)?;
+                Ok(Response::Empty { request: kind::TRENAMEAT })
+            }
+            Request::Unlinkat { directory, name, flags } => self.unlink(directory, name, flags),
             // Tremove clunks the fid even when it fails.
             Request::Remove { fid } => {
-                self.fids.remove(fid)?;
-                Err(Errno::ROFS)
-            }
-            Request::Lcreate { fid, .. }
-            | Request::Write { fid, .. }
-            | Request::Setattr { fid, .. }
-            | Request::Xattrcreate { fid, .. } => self.refuse_change([fid]),
-            Request::Symlink { directory, .. }
-            | Request::Mknod { directory, .. }
-            | Request::Mkdir { directory, .. }
-            | Request::Unlinkat { directory, .. } => self.refuse_change([directory]),
-            Request::Link { directory, fid, .. } | Request::Rename { directory, fid, .. } => {
-                self.refuse_change([directory, fid])
-            }
-            Request::Renameat { old_directory, new_directory, .. } => {
-                self.refuse_change([old_directory, new_directory])
+                self.tree.remove_node(&self.fids.remove(fid)?.node)?;
+                Ok(Response::Empty { request: kind::TREMOVE })
             }
         }
     }
@@ -213,7 +275,7 @@ impl Server {
         if msize < MIN_MSIZE {
             return Err(Errno::INVAL);
         }
-        let msize = msize.min(self.max_msize);
+        let msize = msize.min(self.limits.msize);
         if version != VERSION {
             return Ok(Response::Version { msize, version: b"unknown" });
         }
@@ -266,20 +328,24 @@ impl Server {
         if state.handle().is_some() {
             return Err(Errno::BADF);
         }
-        if flags & (ACCESS_MODE | CREATE | TRUNCATE | APPEND) != 0 {
-            return Err(Errno::ROFS);
-        }
         let node = &state.node;
-        if flags & DIRECTORY != 0 && !node.is_directory() {
+        if flags & (ACCESS_MODE | CREATE | TRUNCATE | APPEND) != 0 {
+            self.tree.writable(node)?;
+        }
+        if node.is_directory() {
+            if flags & (ACCESS_MODE | TRUNCATE) != 0 {
+                return Err(Errno::ISDIR);
+            }
+        } else if flags & DIRECTORY != 0 {
             return Err(Errno::NOTDIR);
         }
         let permit = self.open_files.take().ok_or(Errno::NFILE)?;
-        let (handle, qid) = self.open_node(node)?;
+        let (handle, qid) = self.open_node(node, flags)?;
         state.open(Open { handle, _permit: permit })?;
         Ok(Response::Lopen(qid))
     }
 
-    fn open_node(&self, node: &Arc<Node>) -> Result<(Handle, Qid), Errno> {
+    fn open_node(&self, node: &Arc<Node>, flags: u32) -> Result<(Handle, Qid), Errno> {
         let grant = self.tree.grant(node);
         if grant.is_some_and(|grant| matches!(grant.backing, Backing::Nothing)) {
             let qid = self.tree.attributes(node)?.qid;
@@ -288,10 +354,13 @@ impl Server {
         if grant.is_some_and(|grant| matches!(grant.backing, Backing::Symlink(_))) {
             return Err(Errno::LOOP);
         }
-        let (file, qid) = self.tree.open_host(node)?;
-        let handle =
-            if node.is_directory() { Handle::Directory(Directory::host(file)) } else { Handle::File(file) };
-        Ok((handle, qid))
+        if node.is_directory() {
+            let (file, attributes) = self.tree.open_host(node, OFlags::RDONLY)?;
+            return Ok((Handle::Directory(Directory::host(file)), attributes.qid));
+        }
+        let how = host_flags(flags)?;
+        let (file, attributes) = self.tree.open_host(node, how)?;
+        Ok((Handle::File(OpenFile::new(file, how, attributes.mode)), attributes.qid))
     }
 
     /// Tread: from the file into the reply, without a copy or an allocation of ours.
@@ -305,8 +374,12 @@ impl Server {
     ) -> Result<Response<'static>, Errno> {
         let state = self.fids.get(fid)?;
         let file = match state.handle() {
-            Some(Handle::File(file)) => file,
+            Some(Handle::File(open)) => &open.file,
             Some(Handle::Directory(_)) => return Err(Errno::ISDIR),
+            Some(Handle::Xattr(xattr)) => {
+                let count = xattr.read(offset, data_room(count, room), reply)?;
+                return Ok(Response::Data { kind: kind::TREAD + 1, count });
+            }
             None => return Err(Errno::BADF),
         };
         // pread takes a signed offset.
@@ -331,7 +404,7 @@ impl Server {
         let state = self.fids.get(fid)?;
         let directory = match state.handle() {
             Some(Handle::Directory(directory)) => directory,
-            Some(Handle::File(_)) => return Err(Errno::NOTDIR),
+            Some(Handle::File(_) | Handle::Xattr(_)) => return Err(Errno::NOTDIR),
             None => return Err(Errno::BADF),
         };
         let count = directory.read(&self.tree, &state.node, offset, data_room(count, room), reply)?;
@@ -342,7 +415,9 @@ impl Server {
         let state = self.fids.get(fid)?;
         // A file that was unlinked while it is open still has attributes.
         match state.handle() {
-            Some(Handle::File(file)) => Ok(self.tree.host_attributes(&state.node, &host::metadata(file)?)),
+            Some(Handle::File(open)) => {
+                Ok(self.tree.host_attributes(&state.node, &host::metadata(&open.file)?))
+            }
             _ => self.tree.attributes(&state.node),
         }
     }
@@ -350,13 +425,36 @@ impl Server {
     fn node<T>(&self, fid: Fid, ask: impl FnOnce(&Tree, &Arc<Node>) -> Result<T, Errno>) -> Result<T, Errno> {
         ask(&self.tree, &self.fids.get(fid)?.node)
     }
+}
 
-    /// Every grant is read-only, so what would change anything is refused; for fids that do not exist, that is
-    /// the first thing wrong.
-    fn refuse_change<const N: usize>(&self, fids: [Fid; N]) -> Result<Response<'static>, Errno> {
-        fids.iter().try_for_each(|fid| self.fids.get(*fid).map(drop))?;
-        Err(Errno::ROFS)
+impl OpenFile {
+    fn new(file: std::os::fd::OwnedFd, how: OFlags, mode: u32) -> Self {
+        let writable = how.intersects(OFlags::WRONLY | OFlags::RDWR);
+        Self { file, writable, set_id: AtomicBool::new(writable && host_change::has_set_id(mode)) }
     }
+}
+
+/// What of a client's open flags the host is told.
+///
+/// `O_APPEND` goes with `O_WRONLY` only. A Twrite has its own offset, which the host then ignores: right for
+/// a client without a cache, which has just asked where the end is. A client with a write-back cache opens
+/// for reading, too, and may write a page for the second time.
+fn host_flags(flags: u32) -> Result<OFlags, Errno> {
+    use open_flags::{ACCESS_MODE, APPEND, DATA_SYNC, READ_WRITE, SYNC, TRUNCATE, WRITE_ONLY};
+    let access = match flags & ACCESS_MODE {
+        0 => OFlags::RDONLY,
+        WRITE_ONLY => OFlags::WRONLY,
+        READ_WRITE => OFlags::RDWR,
+        _ => return Err(Errno::INVAL),
+    };
+    let given = |bit: u32, flag: OFlags| if flags & bit != 0 { flag } else { OFlags::empty() };
+    let append = if access == OFlags::WRONLY { given(APPEND, OFlags::APPEND) } else { OFlags::empty() };
+    // A file is never both: the bit of O_DSYNC is a part of O_SYNC.
+    Ok(access
+        | append
+        | given(TRUNCATE, OFlags::TRUNC)
+        | given(DATA_SYNC, OFlags::DSYNC)
+        | given(SYNC, OFlags::SYNC))
 }
 
 /// How many bytes of data to put into an Rread or Rreaddir.

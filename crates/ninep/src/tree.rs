@@ -3,102 +3,72 @@
 //! A [`Node`] knows its parent, so that `..` never asks the host, and its name, so that its descriptor can
 //! be closed and opened again: a client may hold many more fids than a process may hold descriptors. Opening
 //! again looks the one name up below the parent's descriptor, as the first time, and insists on finding the
-//! same inode; otherwise the fid is stale (`ESTALE`).
+//! same inode; otherwise the fid is stale (`ESTALE`). Fids that lead to one file by one name share its node,
+//! so that a rename by the client has one place to change, however many fids are at it or below.
+
+mod change;
+mod node;
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
-use crate::budget::{Budget, Permit};
-use crate::descriptors::{Cached, DescriptorCache};
-use crate::export::{Backing, Export, GrantId, Granted};
+pub(crate) use node::Node;
+
+use crate::budget::Budget;
+use crate::descriptors::DescriptorCache;
+use crate::export::{Access, Backing, Export, GrantId, Granted};
 use crate::host::{self, Metadata, V9FS_MAGIC};
-use crate::identity::{Identity, QidPaths, Region};
-use crate::wire::{Attributes, FileSystem, Name, OwnedName, Qid, Step};
+use crate::identity::{Identity, QidPaths};
+use crate::wire::{Attributes, FileSystem, Name, Qid, Step};
 
 /// The deepest directory that can be walked to. It bounds how many names must be looked up again for one
 /// request.
-const MAX_DEPTH: u32 = 4096;
+const MAX_DEPTH: usize = 4096;
 
 /// What the server's own files say of their version: they never change.
 const SERVER_VERSION: u32 = 1;
 
-/// A file or directory that a fid names, or one above it.
-pub(crate) struct Node {
-    place: Place,
-    parent: Option<Arc<Node>>,
-    depth: u32,
-    identity: Identity,
-    _permit: Permit,
-}
-
-enum Place {
-    Grant(GrantId),
-    Host(HostEntry),
-}
-
-pub(crate) struct HostEntry {
-    name: OwnedName,
-    region: Region,
-    pub cached: Cached,
-}
-
-impl Node {
-    pub fn identity(&self) -> Identity {
-        self.identity
-    }
-
-    pub fn is_directory(&self) -> bool {
-        self.identity.file_type == FileType::Directory
-    }
-
-    /// The node that `..` leads to; the root's is the root.
-    pub fn parent(self: &Arc<Self>) -> &Arc<Self> {
-        self.parent.as_ref().unwrap_or(self)
-    }
-
-    pub fn host_entry(&self) -> Option<&HostEntry> {
-        match &self.place {
-            Place::Grant(_) => None,
-            Place::Host(entry) => Some(entry),
-        }
-    }
-}
-
-/// A chain of parents is as long as the client made it: dropping it must not recurse.
-impl Drop for Node {
-    fn drop(&mut self) {
-        let mut next = self.parent.take();
-        while let Some(mut node) = next.and_then(Arc::into_inner) {
-            next = node.parent.take();
-        }
-    }
-}
-
 /// An export, and what is needed to walk it.
 pub(crate) struct Tree {
     export: Arc<Export>,
+    root: Mutex<Weak<Node>>,
     qids: QidPaths,
     descriptors: DescriptorCache,
     nodes: Budget,
+    /// Held while nodes are moved, so that none gets below itself.
+    renames: Mutex<()>,
 }
 
 impl Tree {
     pub fn new(export: Arc<Export>, max_nodes: usize, max_descriptors: usize) -> Self {
         Self {
             export,
+            root: Mutex::default(),
             qids: QidPaths::default(),
             descriptors: DescriptorCache::new(max_descriptors),
             nodes: Budget::new(max_nodes),
+            renames: Mutex::default(),
         }
     }
 
     pub fn root(&self) -> Result<(Arc<Node>, Qid), Errno> {
-        let root = self.grant_node(GrantId::ROOT, None)?;
+        let root = self.root_node()?;
         let qid = self.attributes(&root)?.qid;
         Ok((root, qid))
+    }
+
+    fn root_node(&self) -> Result<Arc<Node>, Errno> {
+        let mut known = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(root) = known.upgrade() {
+            return Ok(root);
+        }
+        let permit = self.nodes.take().ok_or(Errno::NFILE)?;
+        let root = Node::root(GrantId::ROOT, self.export.get(GrantId::ROOT).identity, permit);
+        *known = Arc::downgrade(&root);
+        Ok(root)
     }
 
     /// One element of a walk.
@@ -108,7 +78,7 @@ impl Tree {
         }
         let node = match step {
             Step::Here => Arc::clone(from),
-            Step::Parent => Arc::clone(from.parent()),
+            Step::Parent => from.parent(),
             Step::Child(name) => return self.child(from, name),
         };
         let qid = self.attributes(&node)?.qid;
@@ -116,61 +86,65 @@ impl Tree {
     }
 
     fn child(&self, from: &Arc<Node>, name: Name<'_>) -> Result<(Arc<Node>, Qid), Errno> {
-        if from.depth >= MAX_DEPTH {
-            return Err(Errno::NAMETOOLONG);
+        if let Some(id) = self.granted_child(from, name) {
+            let node = self.grant_node(id, from, name)?;
+            let qid = self.attributes(&node)?.qid;
+            return Ok((node, qid));
         }
-        let region = match &from.place {
-            Place::Host(entry) => entry.region,
-            Place::Grant(id) => {
-                let granted = self.export.get(*id);
-                if let Some(child) = granted.children.get(name.as_bytes()) {
-                    let node = self.grant_node(*child, Some(from))?;
-                    let qid = self.attributes(&node)?.qid;
-                    return Ok((node, qid));
-                }
-                match &granted.backing {
-                    Backing::Directory(_) => granted.identity.origin.same_region(),
-                    _ => return Err(Errno::NOENT),
-                }
-            }
-        };
-        let permit = self.nodes.take().ok_or(Errno::NFILE)?;
-        let descriptor = host::open_child(self.descriptor(from)?, name)?;
-        let metadata = host::metadata(&descriptor)?;
-        let identity = metadata.identity(region);
-        // Whoever shares `/` means files. That the kernel keeps processes in the same tree is no wish to have
-        // this process's memory read, `/proc/PID/mem` being a regular file.
-        if from.identity.origin != identity.origin && host::is_proc(&descriptor)? {
-            return Err(Errno::ACCESS);
-        }
-        let entry = HostEntry { name: name.into(), region, cached: Cached::default() };
-        let node = Arc::new(Node {
-            place: Place::Host(entry),
-            parent: Some(Arc::clone(from)),
-            depth: from.depth + 1,
-            identity,
-            _permit: permit,
-        });
-        self.descriptors.keep(&node, Arc::new(descriptor));
-        Ok((node, self.qids.qid(identity, metadata.attributes.qid.version)))
+        let descriptor = host::open_child(self.descriptor_of_directory(from)?, name)?;
+        let (node, metadata) = self.node_of(from, name, descriptor)?;
+        let qid = self.qids.qid(node.identity(), metadata.attributes.qid.version);
+        Ok((node, qid))
     }
 
-    fn grant_node(&self, id: GrantId, parent: Option<&Arc<Node>>) -> Result<Arc<Node>, Errno> {
-        Ok(Arc::new(Node {
-            place: Place::Grant(id),
-            parent: parent.cloned(),
-            depth: parent.map_or(0, |parent| parent.depth + 1),
-            identity: self.export.get(id).identity,
-            _permit: self.nodes.take().ok_or(Errno::NFILE)?,
-        }))
+    /// The node of an entry of a directory of the host, which `descriptor` is.
+    fn node_of(
+        &self,
+        from: &Arc<Node>,
+        name: Name<'_>,
+        descriptor: OwnedFd,
+    ) -> Result<(Arc<Node>, Metadata), Errno> {
+        let metadata = host::metadata(&descriptor)?;
+        let identity = metadata.identity(from.identity().origin.same_region());
+        // Whoever shares `/` means files. That the kernel keeps processes in the same tree is no wish to have
+        // this process's memory read, `/proc/PID/mem` being a regular file.
+        if from.identity().origin != identity.origin && host::is_proc(&descriptor)? {
+            return Err(Errno::ACCESS);
+        }
+        let known = from.child(name.as_bytes()).filter(|known| known.identity() == identity);
+        let node = match known {
+            Some(known) => known,
+            None if from.depth() >= MAX_DEPTH => return Err(Errno::NAMETOOLONG),
+            None => {
+                let permit = self.nodes.take().ok_or(Errno::NFILE)?;
+                Node::host(identity, from, name, permit)
+            }
+        };
+        self.descriptors.keep(&node, Arc::new(descriptor));
+        Ok((node, metadata))
+    }
+
+    fn granted_child(&self, from: &Node, name: Name<'_>) -> Option<GrantId> {
+        self.grant(from)?.children.get(name.as_bytes()).copied()
+    }
+
+    /// A node of a grant; an older one of the same place serves as well.
+    fn grant_node(&self, id: GrantId, parent: &Arc<Node>, name: Name<'_>) -> Result<Arc<Node>, Errno> {
+        if let Some(known) = parent.child(name.as_bytes()).filter(|known| known.grant_id() == Some(id)) {
+            return Ok(known);
+        }
+        let permit = self.nodes.take().ok_or(Errno::NFILE)?;
+        Ok(Node::grant(id, self.export.get(id).identity, parent, name, permit))
     }
 
     /// The grant that a node is, with what stands below it; nothing for a file of the host.
     pub fn grant<'a>(&'a self, node: &Node) -> Option<&'a Granted> {
-        match node.place {
-            Place::Grant(id) => Some(self.export.get(id)),
-            Place::Host(_) => None,
-        }
+        node.grant_id().map(|id| self.export.get(id))
+    }
+
+    /// What the client may do to a node.
+    pub fn access(&self, node: &Node) -> Access {
+        self.export.access(node.identity().origin)
     }
 
     pub fn granted(&self, id: GrantId) -> &Granted {
@@ -179,7 +153,7 @@ impl Tree {
 
     pub fn attributes(&self, node: &Arc<Node>) -> Result<Attributes, Errno> {
         let own = |mode: FileType, permissions: u32, nlink: usize, size: usize| Attributes {
-            qid: self.qids.qid(node.identity, SERVER_VERSION),
+            qid: self.qids.qid(node.identity(), SERVER_VERSION),
             mode: mode.as_raw_mode() | permissions,
             nlink: nlink as u64,
             size: size as u64,
@@ -206,27 +180,27 @@ impl Tree {
     /// The attributes of a file of the host, from what the host says of one of its descriptors.
     pub fn host_attributes(&self, node: &Node, metadata: &Metadata) -> Attributes {
         let mut attributes = metadata.attributes;
-        attributes.qid = self.qids.qid(node.identity, attributes.qid.version);
+        attributes.qid = self.qids.qid(node.identity(), attributes.qid.version);
         attributes
     }
 
-    /// Opens a regular file or a directory of the host for reading; nothing else ever is opened.
+    /// Opens a regular file or a directory of the host; nothing else ever is opened.
     ///
     /// FIFOs, sockets and devices are `EACCES`, as on a file system mounted `nodev`: a client's kernel opens
     /// its own, and never asks. Symbolic links are `ELOOP`.
-    pub fn open_host(&self, node: &Arc<Node>) -> Result<(OwnedFd, Qid), Errno> {
+    pub fn open_host(&self, node: &Arc<Node>, how: OFlags) -> Result<(OwnedFd, Attributes), Errno> {
         let descriptor = self.descriptor(node)?;
-        let file = host::reopen(self.export.descriptors(), &descriptor, node.identity.file_type)?;
+        let file = host::reopen(self.export.descriptors(), &descriptor, node.identity().file_type, how)?;
         let metadata = host::metadata(&file)?;
         // `/proc/self/fd` names a process: were it not this one, another file would have been opened.
         if !same_file(node, &metadata) {
             return Err(Errno::STALE);
         }
-        Ok((file, self.host_attributes(node, &metadata).qid))
+        Ok((file, self.host_attributes(node, &metadata)))
     }
 
     pub fn read_link(&self, node: &Arc<Node>) -> Result<Vec<u8>, Errno> {
-        if node.identity.file_type != FileType::Symlink {
+        if node.identity().file_type != FileType::Symlink {
             return Err(Errno::INVAL);
         }
         match self.grant(node) {
@@ -249,46 +223,61 @@ impl Tree {
         self.qids.qid(entry, 0)
     }
 
+    /// The descriptor of a directory in which the host has entries: `ENOENT` for one of the server's own.
+    fn descriptor_of_directory(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>, Errno> {
+        match self.grant(node) {
+            Some(Granted { backing: Backing::Nothing | Backing::Symlink(_) | Backing::File(_), .. }) => {
+                Err(Errno::NOENT)
+            }
+            _ => self.descriptor(node),
+        }
+    }
+
     /// The `O_PATH` descriptor of a node that the host has.
     fn descriptor(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>, Errno> {
         let mut closed = Vec::new();
-        let mut at = node;
+        let mut at = Arc::clone(node);
         let mut descriptor = loop {
-            if let Some(descriptor) = self.open_descriptor(at)? {
+            if let Some(descriptor) = self.open_descriptor(&at)? {
                 break descriptor;
             }
-            closed.push(at);
-            at = at.parent();
+            // Renames can make a chain longer than a walk can.
+            if closed.len() >= 2 * MAX_DEPTH {
+                return Err(Errno::NAMETOOLONG);
+            }
+            let link = at.host_link().ok_or(Errno::STALE)?;
+            let above = Arc::clone(&link.parent);
+            closed.push((at, link.name));
+            at = above;
         };
-        while let Some(node) = closed.pop() {
-            let entry = node.host_entry().ok_or(Errno::STALE)?;
-            let found = host::open_child(&descriptor, entry.name.as_name()).map_err(|errno| match errno {
+        while let Some((node, name)) = closed.pop() {
+            let found = host::open_child(&descriptor, name.as_name()).map_err(|errno| match errno {
                 Errno::NOENT | Errno::NOTDIR => Errno::STALE,
                 errno => errno,
             })?;
-            if !same_file(node, &host::metadata(&found)?) {
+            if !same_file(&node, &host::metadata(&found)?) {
                 return Err(Errno::STALE);
             }
             descriptor = Arc::new(found);
-            self.descriptors.keep(node, Arc::clone(&descriptor));
+            self.descriptors.keep(&node, Arc::clone(&descriptor));
         }
         Ok(descriptor)
     }
 
     /// The descriptor of a node if it is open. A grant's always is; a file of the host stands below one.
     fn open_descriptor(&self, node: &Node) -> Result<Option<Arc<OwnedFd>>, Errno> {
-        match &node.place {
-            Place::Host(entry) => Ok(entry.cached.get()),
-            Place::Grant(id) => match &self.export.get(*id).backing {
-                Backing::Directory(descriptor) | Backing::File(descriptor) => {
-                    Ok(Some(Arc::clone(descriptor)))
-                }
-                Backing::Nothing | Backing::Symlink(_) => Err(Errno::STALE),
-            },
+        if let Some(cached) = node.cached() {
+            return Ok(cached.get());
+        }
+        match self.grant(node).map(|grant| &grant.backing) {
+            Some(Backing::Directory(descriptor) | Backing::File(descriptor)) => {
+                Ok(Some(Arc::clone(descriptor)))
+            }
+            Some(Backing::Nothing | Backing::Symlink(_)) | None => Err(Errno::STALE),
         }
     }
 }
 
 fn same_file(node: &Node, metadata: &Metadata) -> bool {
-    metadata.identity(node.identity.origin.same_region()) == node.identity
+    metadata.identity(node.identity().origin.same_region()) == node.identity()
 }

@@ -10,12 +10,13 @@ mod writer;
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::sync::Arc;
 
 pub use reader::Malformed;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use reader::Reader;
-pub use request::{Decoded, LockKind, MAX_WALK, Request, SetAttributes, Walk};
-pub use response::{Attributes, FileSystem, Response, Time};
+pub use request::{Decoded, LockKind, MAX_WALK, Request, SetAttributes, Walk, WriteHead};
+pub use response::{Attributes, FileSystem, LockStatus, Response, Time};
 pub use writer::{Overflow, Writer};
 
 #[cfg(test)]
@@ -26,6 +27,9 @@ pub const HEADER: usize = 7;
 
 /// Bytes before the data of an Rread or the entries of an Rreaddir: the header and `count[4]`.
 pub const DATA_HEADER: usize = HEADER + 4;
+
+/// Bytes of a Twrite before its data: the header, `fid[4] offset[8] count[4]`.
+pub const WRITE_HEADER: usize = HEADER + 4 + 8 + 4;
 
 /// Bytes of an Rlerror, which is the smallest room in which every request can be answered.
 pub const ERROR_SIZE: usize = HEADER + 4;
@@ -113,9 +117,9 @@ impl fmt::Debug for Name<'_> {
     }
 }
 
-/// A [`Name`] that owns its bytes.
+/// A [`Name`] that owns its bytes; clones share them.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct OwnedName(Box<[u8]>);
+pub struct OwnedName(Arc<[u8]>);
 
 impl OwnedName {
     /// The name, borrowed.
@@ -224,11 +228,36 @@ pub mod open_flags {
     #![allow(missing_docs, reason = "the names are the specification's")]
 
     pub const ACCESS_MODE: u32 = 0o3;
+    pub const WRITE_ONLY: u32 = 0o1;
+    pub const READ_WRITE: u32 = 0o2;
     pub const CREATE: u32 = 0o100;
+    pub const EXCLUSIVE: u32 = 0o200;
     pub const TRUNCATE: u32 = 0o1000;
     pub const APPEND: u32 = 0o2000;
+    pub const DATA_SYNC: u32 = 0o10_000;
     pub const DIRECTORY: u32 = 0o200_000;
+    pub const SYNC: u32 = 0o4_000_000;
 }
+
+/// What a Tsetattr changes (`P9_ATTR_*`), bits of [`SetAttributes::valid`].
+pub mod set_attributes {
+    #![allow(missing_docs, reason = "the names are the specification's")]
+
+    pub const MODE: u32 = 1;
+    pub const UID: u32 = 1 << 1;
+    pub const GID: u32 = 1 << 2;
+    pub const SIZE: u32 = 1 << 3;
+    pub const ATIME: u32 = 1 << 4;
+    pub const MTIME: u32 = 1 << 5;
+    pub const CTIME: u32 = 1 << 6;
+    /// The access time is the one given, not the present.
+    pub const ATIME_SET: u32 = 1 << 7;
+    /// The modification time is the one given, not the present.
+    pub const MTIME_SET: u32 = 1 << 8;
+}
+
+/// The flag of a Tunlinkat that removes a directory (`P9_DOTL_AT_REMOVEDIR`).
+pub const REMOVE_DIRECTORY: u32 = 0x200;
 
 /// `P9_GETATTR_BASIC`: mode, nlink, uid, gid, rdev, times, inode number, size and blocks.
 pub const GETATTR_BASIC: u64 = 0x7ff;

@@ -81,15 +81,15 @@ pub struct RunArgs {
     #[arg(long)]
     pub root: bool,
 
-    /// Show a folder or a file to the program, read-only, at its own path or at GUEST
+    /// Show a folder or a file to the program, at its own path or at GUEST; with :rw it may change it
     ///
-    /// What follows the last ':/' is GUEST, so HOST may hold colons.
-    #[arg(long = "share", value_name = "HOST[:GUEST]", value_parser = parsed(ShareSpec::parse))]
+    /// What follows the last ':/' is GUEST, so HOST may hold colons. Without :rw the program can only read.
+    #[arg(long = "share", value_name = "HOST[:GUEST][:rw]", value_parser = parsed(ShareSpec::parse))]
     pub shares: Vec<ShareSpec>,
 
-    /// Show a folder to the program, read-only, at /shared
-    #[arg(short = 'f', long, value_name = "DIR")]
-    pub shared_folder: Option<PathBuf>,
+    /// Show a folder to the program at /shared; with :rw it may change it
+    #[arg(short = 'f', long, value_name = "DIR[:rw]", value_parser = parsed(ShareSpec::parse_shared_folder))]
+    pub shared_folder: Option<ShareSpec>,
 
     /// Boot this kernel: a bzImage or an ELF vmlinux
     ///
@@ -113,8 +113,7 @@ pub struct RunArgs {
 impl RunArgs {
     /// All shares, `--shared-folder` among them.
     pub fn all_shares(&self) -> Vec<ShareSpec> {
-        let folder = self.shared_folder.as_deref().map(ShareSpec::shared_folder);
-        self.shares.iter().cloned().chain(folder).collect()
+        self.shares.iter().chain(&self.shared_folder).cloned().collect()
     }
 }
 

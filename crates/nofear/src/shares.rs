@@ -1,11 +1,12 @@
-//! Folders and files of the user that the VM may read, because the user says so.
+//! Folders and files of the user that the VM may read, or change, because the user says so.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use ninep::{Export, ExportBuilder};
+use etcetera::BaseStrategy;
+use ninep::{Access, Export, ExportBuilder};
 
 #[cfg(test)]
 mod tests;
@@ -23,13 +24,15 @@ pub struct ShareSpec {
     pub host: PathBuf,
     /// The path in the guest: absolute, of ordinary names. None: the one on the host.
     pub guest: Option<PathBuf>,
+    /// Whether the VM may change it.
+    pub writable: bool,
 }
 
 impl ShareSpec {
-    /// Reads `HOST[:GUEST]`. What follows the last `:/` is the path in the guest, so that HOST may hold colons;
-    /// a HOST that holds `:/` needs its GUEST written out.
+    /// Reads `HOST[:GUEST][:rw|:ro]`. What follows the last `:/` is the path in the guest, so that HOST may hold
+    /// colons; a HOST that holds `:/` needs its GUEST written out, one that ends in `:rw` its mode.
     pub fn parse(text: &OsStr) -> Result<Self, String> {
-        let bytes = text.as_bytes();
+        let (bytes, writable) = split_mode(text.as_bytes());
         let colon = bytes.windows(2).rposition(|two| two == b":/");
         let (host, guest) = match colon {
             Some(at) => (&bytes[..at], Some(guest_path(&bytes[at + 1..])?)),
@@ -38,21 +41,32 @@ impl ShareSpec {
         if host.is_empty() {
             return Err("the folder of the host is missing: write HOST or HOST:GUEST".into());
         }
-        Ok(Self { host: PathBuf::from(OsStr::from_bytes(host)), guest })
+        Ok(Self { host: PathBuf::from(OsStr::from_bytes(host)), guest, writable })
     }
 
-    /// A folder for [`SHARED_FOLDER`].
-    pub fn shared_folder(host: &Path) -> Self {
-        Self { host: host.into(), guest: Some(SHARED_FOLDER.into()) }
+    /// Reads `DIR[:rw|:ro]`, a folder for [`SHARED_FOLDER`].
+    pub fn parse_shared_folder(text: &OsStr) -> Result<Self, String> {
+        let (host, writable) = split_mode(text.as_bytes());
+        if host.is_empty() {
+            return Err("the folder is missing".into());
+        }
+        let host = PathBuf::from(OsStr::from_bytes(host));
+        Ok(Self { host, guest: Some(SHARED_FOLDER.into()), writable })
+    }
+}
+
+/// Takes the mode off the end; without one a share is read-only.
+fn split_mode(text: &[u8]) -> (&[u8], bool) {
+    match (text.strip_suffix(b":rw"), text.strip_suffix(b":ro")) {
+        (Some(rest), _) => (rest, true),
+        (_, Some(rest)) => (rest, false),
+        _ => (text, false),
     }
 }
 
 /// Checks a path in the guest, and makes it one without empty names and `.`.
 fn guest_path(bytes: &[u8]) -> Result<PathBuf, String> {
     let shown = OsStr::from_bytes(bytes).display();
-    if bytes.ends_with(b":ro") || bytes.ends_with(b":rw") {
-        return Err(format!("'{shown}': shares are read-only for now, without :ro or :rw"));
-    }
     let mut path = OsString::new().into_vec();
     for name in bytes.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b".")) {
         if name == b".." {
@@ -76,7 +90,8 @@ fn guest_path(bytes: &[u8]) -> Result<PathBuf, String> {
 ///
 /// # Errors
 ///
-/// Names the share that is not there, is neither folder nor file, or has another's place.
+/// Names the share that is not there, is neither folder nor file, has another's place, or is writable and
+/// holds what must not be.
 pub fn open(specs: &[ShareSpec]) -> anyhow::Result<Option<(Export, Vec<agent_proto::Share>)>> {
     if specs.is_empty() {
         return Ok(None);
@@ -94,11 +109,16 @@ pub fn open(specs: &[ShareSpec]) -> anyhow::Result<Option<(Export, Vec<agent_pro
     }
     let mut export = ExportBuilder::new();
     let mut shares = Vec::with_capacity(found.len());
-    for (number, Found { host, guest, directory }) in found.into_iter().enumerate() {
+    for (number, Found { host, guest, directory, writable }) in found.into_iter().enumerate() {
         let name = number.to_string();
         let entry = Path::new("/").join(&name);
-        export = if directory { export.directory(entry, host)? } else { export.file(entry, host)? };
-        shares.push(agent_proto::Share { name, at: guest.into_os_string().into_vec(), directory });
+        let access = if writable { Access::READ_WRITE } else { Access::READ_ONLY };
+        export = if directory {
+            export.directory_with(entry, host, access)?
+        } else {
+            export.file_with(entry, host, access)?
+        };
+        shares.push(agent_proto::Share { name, at: guest.into_os_string().into_vec(), directory, writable });
     }
     Ok(Some((export.open().context("open the shares")?, shares)))
 }
@@ -108,6 +128,7 @@ struct Found {
     host: PathBuf,
     guest: PathBuf,
     directory: bool,
+    writable: bool,
 }
 
 impl Found {
@@ -121,6 +142,35 @@ impl Found {
             None => guest_path(host.as_os_str().as_bytes())
                 .map_err(|e| anyhow::anyhow!("{e}; write {shown}:GUEST for another place"))?,
         };
-        Ok(Self { host, guest, directory: kind.is_dir() })
+        if spec.writable {
+            check_writable(&host).map_err(|why| anyhow::anyhow!("share {shown}:rw: {why}"))?;
+        }
+        Ok(Self { host, guest, directory: kind.is_dir(), writable: spec.writable })
     }
+}
+
+/// What the VM may change must not hold what the host runs or trusts: a program in the VM would be as good as
+/// out of it.
+fn check_writable(host: &Path) -> Result<(), String> {
+    if host == Path::new("/") {
+        return Err("it is the whole machine".into());
+    }
+    let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
+    if home.is_some_and(|home| home.starts_with(host)) {
+        return Err("what starts with your sessions is in it; share a folder in it instead".into());
+    }
+    match own_places().into_iter().find(|place| place.starts_with(host) || host.starts_with(place)) {
+        Some(place) => Err(format!("{} in it is nofear's own", place.display())),
+        None => Ok(()),
+    }
+}
+
+/// Where nofear keeps kernels, sockets and profiles of this user, as far as there are such.
+fn own_places() -> Vec<PathBuf> {
+    let Ok(base) = etcetera::choose_base_strategy() else { return Vec::new() };
+    [Some(base.cache_dir()), Some(base.data_dir()), base.runtime_dir()]
+        .into_iter()
+        .flatten()
+        .filter_map(|place| place.join("nofear").canonicalize().ok())
+        .collect()
 }

@@ -1,7 +1,7 @@
 //! virtio device 9: carries 9P messages between a guest and a [`ninep::Server`].
 //!
 //! One queue; a request is the readable part of a chain, its reply goes to the writable part. File data is
-//! read straight into the guest's pages. The device type is reserved by the specification (virtio 1.2, 5);
+//! read straight into the guest's pages, and written straight from them. The device type is reserved by the specification (virtio 1.2, 5);
 //! its configuration space and its one feature are those of Linux's `virtio_9p.h`.
 //!
 //! ```
@@ -18,7 +18,10 @@
 
 use std::{io, os::fd::BorrowedFd};
 
-use ninep::{Reply, Server};
+use ninep::{
+    Data, Reply, Server,
+    wire::{WRITE_HEADER, kind},
+};
 use virtio::{Activation, Chain, Device, DeviceKind, EventOps, Queue, QueueError};
 
 /// As many requests in flight as the Linux client sends.
@@ -30,8 +33,8 @@ const FEATURE_MOUNT_TAG: u64 = 1;
 /// The longest mount tag, in bytes.
 pub const MAX_TAG: usize = 36;
 
-/// The largest request that is gathered: the largest msize, and room for a chain's slack.
-const MAX_REQUEST: usize = 512_000 + 4096;
+/// Where a message says what it is: after `size[4]`.
+const KIND: usize = 4;
 
 /// A mount tag that is empty or too long.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -87,15 +90,8 @@ impl Device for NineP {
 
     fn queue_ready(&mut self, _: usize, _: &mut EventOps) -> Result<(), QueueError> {
         let Self { server, queue: Some(queue), request, .. } = self else { return Ok(()) };
-        queue.drain(|chain| {
-            let length = chain.readable().min(MAX_REQUEST);
-            request.resize(length, 0);
-            if !chain.read_at(0, request) {
-                return 0;
-            }
-            // At most what the chain holds, which is below 4 GiB.
-            server.serve(request, &mut Writable(chain)) as u32
-        })
+        // At most what the chain holds, which is below 4 GiB.
+        queue.drain(|chain| serve(server, chain, request) as u32)
     }
 
     fn reset(&mut self, _: &mut EventOps) {
@@ -105,10 +101,26 @@ impl Device for NineP {
     }
 }
 
-/// The writable part of a chain, as the server sees it.
-struct Writable<'a>(&'a mut Chain);
+/// Serves the request in a chain and returns the length of its reply. `request` is a place for it.
+fn serve(server: &Server, chain: &Chain, request: &mut Vec<u8>) -> usize {
+    let mut head = [0; WRITE_HEADER];
+    if chain.readable() >= WRITE_HEADER && chain.read_at(0, &mut head) && head[KIND] == kind::TWRITE {
+        // The driver can change its memory meanwhile: from here on the copy counts.
+        return server.serve_write(&head, &Written(chain), &mut Answer(chain));
+    }
+    // A longer one is refused whatever it holds, so no more of it is needed than says so.
+    let length = chain.readable().min(server.limits().msize as usize + 1);
+    request.resize(length, 0);
+    if !chain.read_at(0, request) {
+        return 0;
+    }
+    server.serve(request, &mut Answer(chain))
+}
 
-impl Reply for Writable<'_> {
+/// The writable part of a chain, as the server sees it.
+struct Answer<'a>(&'a Chain);
+
+impl Reply for Answer<'_> {
     fn capacity(&self) -> usize {
         self.0.writable()
     }
@@ -125,6 +137,23 @@ impl Reply for Writable<'_> {
         file_offset: u64,
     ) -> io::Result<usize> {
         self.0.read_from_file(offset, count, file, file_offset)
+    }
+}
+
+/// The readable part of a chain that holds a Twrite, after its head.
+struct Written<'a>(&'a Chain);
+
+impl Data for Written<'_> {
+    fn count(&self) -> usize {
+        self.0.readable() - WRITE_HEADER
+    }
+
+    fn write_file_at(&self, file: BorrowedFd, position: u64) -> io::Result<usize> {
+        self.0.write_to_file(WRITE_HEADER, self.count(), file, position)
+    }
+
+    fn copy_to(&self, to: &mut [u8]) -> io::Result<()> {
+        if self.0.read_at(WRITE_HEADER, to) { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 }
 

@@ -42,8 +42,10 @@ impl Default for Policy {
 pub enum ThreadKind {
     /// Runs the guest.
     Vcpu,
-    /// Serves a 9P export.
+    /// Serves a 9P export of which nothing can be changed.
     NineP,
+    /// Serves a 9P export with a writable grant.
+    WritableNineP,
     /// Reads and writes a disk's image.
     Disk,
     /// Moves bytes between guest and Unix sockets.

@@ -53,9 +53,10 @@ impl<'a> Devices<'a> {
 
     fn add_share(&mut self, share: Share, limits: Limits) -> Result<(), Error> {
         let Share { tag, export } = share;
+        let kind = if export.is_writable() { ThreadKind::WritableNineP } else { ThreadKind::NineP };
         let device =
             NineP::new(&tag, Server::new(export, limits)).map_err(|e| Error::Config(e.to_string()))?;
-        self.add(device, format!("9p-{tag}"), ThreadKind::NineP)
+        self.add(device, format!("9p-{tag}"), kind)
     }
 
     pub(crate) fn add_disk(&mut self, mut device: Blk) -> Result<(), Error> {

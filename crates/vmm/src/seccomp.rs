@@ -67,6 +67,30 @@ const NINEP: &[c_long] = &[
     SYS_getrandom,
 ];
 
+/// What a writable grant needs beside that: files and their attributes are changed by descriptor, names in
+/// an open directory.
+const NINEP_CHANGE: &[c_long] = &[
+    SYS_pwrite64,
+    SYS_pwritev,
+    SYS_ftruncate,
+    SYS_fsync,
+    SYS_fdatasync,
+    SYS_fchmod,
+    SYS_fchmodat,
+    SYS_fchownat,
+    SYS_utimensat,
+    SYS_mkdirat,
+    SYS_mknodat,
+    SYS_symlinkat,
+    SYS_linkat,
+    SYS_renameat2,
+    SYS_unlinkat,
+    SYS_fgetxattr,
+    SYS_fsetxattr,
+    SYS_flistxattr,
+    SYS_fremovexattr,
+];
+
 /// Unix sockets.
 const VSOCK: &[c_long] = &[
     SYS_socket,
@@ -125,6 +149,7 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
     let lists: &[&[c_long]] = match kind {
         ThreadKind::Vcpu => &[EVERY, VCPU],
         ThreadKind::NineP => &[EVERY, EVENT_LOOP, NINEP],
+        ThreadKind::WritableNineP => &[EVERY, EVENT_LOOP, NINEP, NINEP_CHANGE],
         ThreadKind::Vsock => &[EVERY, EVENT_LOOP, VSOCK],
         ThreadKind::Entropy => &[EVERY, EVENT_LOOP, ENTROPY],
         ThreadKind::Disk => &[EVERY, EVENT_LOOP, DISK],
@@ -153,6 +178,10 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
             let writing = (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC) as u32;
             rules.insert(SYS_openat as u32, Rule::Without(2, writing));
         }
+        ThreadKind::WritableNineP => {
+            // Regular files and FIFOs only. No device whatever the server does, as root too.
+            rules.insert(SYS_mknodat as u32, Rule::Without(2, S_IFCHR));
+        }
         ThreadKind::Entropy | ThreadKind::Disk => {}
     }
     rules
@@ -167,6 +196,7 @@ mod tests {
         for kind in [
             ThreadKind::Vcpu,
             ThreadKind::NineP,
+            ThreadKind::WritableNineP,
             ThreadKind::Vsock,
             ThreadKind::Entropy,
             ThreadKind::Disk,
@@ -177,8 +207,17 @@ mod tests {
     }
 
     #[test]
+    fn a_server_of_read_only_grants_may_change_nothing() {
+        let rules = rules(ThreadKind::NineP);
+        for call in NINEP_CHANGE {
+            assert!(!rules.contains_key(&(*call as u32)), "{call}");
+        }
+        assert!(matches!(rules.get(&(SYS_openat as u32)), Some(Rule::Without(2, _))));
+    }
+
+    #[test]
     fn no_thread_may_start_a_program_or_trace_another() {
-        for list in [EVERY, EVENT_LOOP, NINEP, VSOCK, ENTROPY, DISK, CONTROL] {
+        for list in [EVERY, EVENT_LOOP, NINEP, NINEP_CHANGE, VSOCK, ENTROPY, DISK, CONTROL] {
             for forbidden in [
                 SYS_execve,
                 SYS_execveat,

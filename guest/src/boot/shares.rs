@@ -7,14 +7,18 @@ use std::path::Path;
 use agent_proto::{Configure, MAX_SHARES, SHARES_TAG, Share, User};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
-use rustix::mount::mount_bind;
+use rustix::mount::{MountFlags, mount_bind, mount_remount};
 
-use super::{folder, mount_9p};
+use super::{INERT, folder, mount_9p};
 use crate::Failure;
 
-/// As for the root, but the host's user changes these files meanwhile, so the guest caches none of them:
-/// `mmap` is `none` with memory maps.
-const OPTIONS: &CStr = c"trans=virtio,version=9p2000.L,msize=507928,access=any,noxattr,cache=mmap";
+/// As for the root, but the host's user changes these files meanwhile. With `cache=mmap` the guest keeps no
+/// names and attributes, and of a file only what it has open: whoever opens it next sees what the host has. It
+/// is also the one such mode in which a file can be mapped for writing, as linkers and databases do.
+const READ_ONLY: &CStr = c"trans=virtio,version=9p2000.L,msize=507928,access=any,noxattr,cache=mmap";
+
+/// Files that can be changed have the attributes that programs give them.
+const WRITABLE: &CStr = c"trans=virtio,version=9p2000.L,msize=507928,access=any,cache=mmap";
 
 /// Mounts the shares, if there are any. One that fails does not stop the others.
 pub(super) fn mount(configure: &Configure) -> Vec<Failure> {
@@ -22,7 +26,9 @@ pub(super) fn mount(configure: &Configure) -> Vec<Failure> {
         return Vec::new();
     }
     let place = c"/run/nofear/shares";
-    if let Err(e) = folder(place, 0o700).and_then(|()| mount_9p(SHARES_TAG, place, OPTIONS)) {
+    let writable = configure.shares.iter().any(|share| share.writable);
+    let (flags, options) = if writable { (INERT, WRITABLE) } else { (INERT | MountFlags::RDONLY, READ_ONLY) };
+    if let Err(e) = folder(place, 0o700).and_then(|()| mount_9p(SHARES_TAG, place, flags, options)) {
         return vec![e];
     }
     let bind = |share| {
@@ -47,7 +53,12 @@ fn bind(share: &Share, user: &User) -> Result<(), Errno> {
     }
     let source = CString::new(format!("/run/nofear/shares/{}", share.name)).map_err(|_| Errno::INVAL)?;
     // The bound part keeps the flags of the mount that it is a part of.
-    mount_bind(source, at)
+    mount_bind(source, at)?;
+    if share.writable {
+        return Ok(());
+    }
+    // The host refuses every change anyway; so programs are told at once.
+    mount_remount(at, INERT | MountFlags::BIND | MountFlags::RDONLY, c"")
 }
 
 /// Makes a folder and those above it that are missing. In the user's home they are the user's.

@@ -4,6 +4,8 @@ mod attacks;
 mod files;
 mod limits;
 mod listing;
+mod writing;
+mod writing_attacks;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,8 +14,8 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
-use crate::ExportBuilder;
 use crate::client::{Client, connect};
+use crate::{Access, ExportBuilder};
 
 /// What stands outside of every grant.
 const CANARY: &str = "the content of the file outside";
@@ -58,6 +60,16 @@ impl Host {
             .unwrap()
             .symlink("/bin", "usr/bin")
             .unwrap()
+    }
+
+    /// The share, writable; `outside` and the rest of the host are not.
+    fn writable(&self) -> Server {
+        let export = ExportBuilder::new()
+            .directory_with("/mnt/share", self.path("share"), Access::READ_WRITE)
+            .unwrap()
+            .file("/etc/note", self.path("share/note"))
+            .unwrap();
+        Server::new(export.open().unwrap(), Limits::default())
     }
 
     fn server(&self) -> Server {

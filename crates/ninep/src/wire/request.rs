@@ -1,7 +1,7 @@
 //! T-messages: everything the Linux client sends.
 
 use super::reader::Reader;
-use super::{Fid, HEADER, Malformed, Name, Step, Tag, kind};
+use super::{Fid, HEADER, Malformed, Name, Step, Tag, WRITE_HEADER, kind};
 
 /// The most names in a Twalk (`P9_MAXWELEM`).
 pub const MAX_WALK: usize = 16;
@@ -74,6 +74,10 @@ pub enum Request<'a> {
 pub struct LockKind(pub u8);
 
 impl LockKind {
+    /// `P9_LOCK_TYPE_RDLCK`.
+    pub const READ: Self = Self(0);
+    /// `P9_LOCK_TYPE_WRLCK`.
+    pub const WRITE: Self = Self(1);
     /// `P9_LOCK_TYPE_UNLCK`.
     pub const UNLOCK: Self = Self(2);
 }
@@ -254,6 +258,45 @@ impl<'a> Request<'a> {
             _ => return Err(Malformed::Type),
         };
         if reader.is_empty() { Ok(request) } else { Err(Malformed::Trailing) }
+    }
+}
+
+/// A Twrite without its data, which a transport left where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "fields have the specification's names")]
+pub struct WriteHead {
+    pub fid: Fid,
+    pub offset: u64,
+}
+
+impl WriteHead {
+    /// Decodes the start of a Twrite that `data` bytes follow; also returns the tag of the reply.
+    ///
+    /// # Errors
+    ///
+    /// What [`Request::decode`] would say of the whole message.
+    pub fn decode(head: &[u8; WRITE_HEADER], data: usize) -> (Tag, Result<Self, Malformed>) {
+        let mut reader = Reader::new(head);
+        let Ok((size, kind, tag)) = read_header(&mut reader) else {
+            return (Tag::NONE, Err(Malformed::Truncated));
+        };
+        let total = WRITE_HEADER.checked_add(data).and_then(|total| u32::try_from(total).ok());
+        let decoded = match kind {
+            _ if Some(size) != total => Err(Malformed::Size),
+            kind::TWRITE => Self::read(&mut reader, data),
+            _ => Err(Malformed::Type),
+        };
+        (tag, decoded)
+    }
+
+    fn read(r: &mut Reader<'_>, data: usize) -> Result<Self, Malformed> {
+        let head = Self { fid: r.fid()?, offset: r.u64()? };
+        let count = usize::try_from(r.u32()?).map_err(|_| Malformed::Truncated)?;
+        match count.cmp(&data) {
+            std::cmp::Ordering::Equal => Ok(head),
+            std::cmp::Ordering::Less => Err(Malformed::Trailing),
+            std::cmp::Ordering::Greater => Err(Malformed::Truncated),
+        }
     }
 }
 

@@ -20,6 +20,14 @@ pub enum Response<'a> {
     Walk { qids: [Qid; MAX_WALK], count: usize },
     /// Rlopen. The unit of input and output is left to the client, which takes msize - 24.
     Lopen(Qid),
+    /// Rlcreate, as Rlopen.
+    Lcreate(Qid),
+    /// Rmkdir, Rmknod or Rsymlink: the reply to a request of this type.
+    Made { request: u8, qid: Qid },
+    /// Rwrite: how many bytes were written.
+    Write { count: u32 },
+    /// Rxattrwalk: the size of the value or of the list of names.
+    Xattrwalk { size: u64 },
     /// Rread or Rreaddir, of `count` bytes.
     Data { kind: u8, count: usize },
     /// Rgetattr.
@@ -28,12 +36,22 @@ pub enum Response<'a> {
     Readlink(Vec<u8>),
     /// Rstatfs.
     Statfs(FileSystem),
-    /// Rlock with `P9_LOCK_SUCCESS`.
-    Locked,
-    /// Rgetlock: nobody holds the lock.
-    Unlocked { start: u64, length: u64, proc_id: u32, client_id: &'a [u8] },
+    /// Rlock.
+    Lock(LockStatus),
+    /// Rgetlock: what is in the way, or [`LockKind::UNLOCK`] when nothing is.
+    Getlock { kind: LockKind, start: u64, length: u64, proc_id: u32, client_id: &'a [u8] },
     /// A reply without a body, to a request of this type.
     Empty { request: u8 },
+}
+
+/// How a Tlock ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum LockStatus {
+    /// `P9_LOCK_SUCCESS`.
+    Success = 0,
+    /// `P9_LOCK_BLOCKED`: another holds it; the client may ask again.
+    Blocked = 1,
 }
 
 /// Seconds and nanoseconds since 1970. Times before it are two's complement, as Linux reads them.
@@ -87,12 +105,16 @@ impl Response<'_> {
             Self::Attach(_) => kind::TATTACH + 1,
             Self::Walk { .. } => kind::TWALK + 1,
             Self::Lopen(_) => kind::TLOPEN + 1,
+            Self::Lcreate(_) => kind::TLCREATE + 1,
+            Self::Made { request, .. } => request.wrapping_add(1),
+            Self::Write { .. } => kind::TWRITE + 1,
+            Self::Xattrwalk { .. } => kind::TXATTRWALK + 1,
             Self::Data { kind, .. } => *kind,
             Self::Getattr(_) => kind::TGETATTR + 1,
             Self::Readlink(_) => kind::TREADLINK + 1,
             Self::Statfs(_) => kind::TSTATFS + 1,
-            Self::Locked => kind::TLOCK + 1,
-            Self::Unlocked { .. } => kind::TGETLOCK + 1,
+            Self::Lock(_) => kind::TLOCK + 1,
+            Self::Getlock { .. } => kind::TGETLOCK + 1,
             Self::Empty { request } => request.wrapping_add(1),
         }
     }
@@ -125,13 +147,15 @@ impl Response<'_> {
                 w.u32(*msize)?;
                 w.string(version)
             }
-            Self::Attach(qid) => w.qid(*qid),
+            Self::Attach(qid) | Self::Made { qid, .. } => w.qid(*qid),
+            Self::Write { count } => w.u32(*count),
+            Self::Xattrwalk { size } => w.u64(*size),
             Self::Walk { qids, count } => {
                 let qids = qids.get(..*count).ok_or(Overflow)?;
                 w.u16(u16::try_from(*count).map_err(|_| Overflow)?)?;
                 qids.iter().try_for_each(|qid| w.qid(*qid))
             }
-            Self::Lopen(qid) => {
+            Self::Lopen(qid) | Self::Lcreate(qid) => {
                 w.qid(*qid)?;
                 w.u32(0)
             }
@@ -139,9 +163,9 @@ impl Response<'_> {
             Self::Getattr(attributes) => attributes.encode(w),
             Self::Readlink(target) => w.string(target),
             Self::Statfs(file_system) => file_system.encode(w),
-            Self::Locked => w.u8(0),
-            Self::Unlocked { start, length, proc_id, client_id } => {
-                w.u8(LockKind::UNLOCK.0)?;
+            Self::Lock(status) => w.u8(*status as u8),
+            Self::Getlock { kind, start, length, proc_id, client_id } => {
+                w.u8(kind.0)?;
                 w.u64(*start)?;
                 w.u64(*length)?;
                 w.u32(*proc_id)?;

@@ -94,6 +94,29 @@ proptest! {
     }
 
     #[test]
+    fn the_head_of_a_write_says_what_the_whole_says(
+        fid: u32, offset: u64, data in vec(any::<u8>(), 0..50), extra in 0_usize..3, count: u32, lies: bool,
+    ) {
+        let mut message = encode(Tag(9), &Request::Write { fid: Fid(fid), offset, data: &data });
+        if lies {
+            message[19..23].copy_from_slice(&count.to_le_bytes());
+        }
+        message.extend(vec![0; extra]);
+        let size = message.len() as u32;
+        message[..4].copy_from_slice(&size.to_le_bytes());
+        let head = message[..WRITE_HEADER].try_into().unwrap();
+        let (tag, split) = WriteHead::decode(head, message.len() - WRITE_HEADER);
+        let whole = Request::decode(&message);
+        prop_assert_eq!(tag, whole.tag);
+        let whole = whole.request.map(|request| match request {
+            Request::Write { fid, offset, .. } => WriteHead { fid, offset },
+            other => panic!("{other:?}"),
+        });
+        prop_assert_eq!(split, whole);
+        prop_assert!(WriteHead::decode(head, message.len()).1.is_err());
+    }
+
+    #[test]
     fn a_request_cut_short_is_refused_with_its_tag(fields in fields(), cut: prop::sample::Index) {
         let mut message = encode(Tag(7), &fields.request());
         message.truncate(cut.index(message.len()));
@@ -149,7 +172,12 @@ proptest! {
             Response::Getattr(Attributes::default()),
             Response::Readlink(target.clone()),
             Response::Statfs(FileSystem::default()),
-            Response::Unlocked { start: 0, length: 1, proc_id: 2, client_id: &target },
+            Response::Lcreate(Qid::default()),
+            Response::Made { request: kind::TMKDIR, qid: Qid::default() },
+            Response::Write { count: 7 },
+            Response::Xattrwalk { size: 7 },
+            Response::Lock(LockStatus::Blocked),
+            Response::Getlock { kind: LockKind::WRITE, start: 0, length: 1, proc_id: 2, client_id: &target },
         ];
         for response in responses {
             let mut whole = [0; 8192];

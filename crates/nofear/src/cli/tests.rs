@@ -66,7 +66,7 @@ fn options_are_read() {
     assert_eq!(run.append.as_deref(), Some("-x y=z"));
     let shares = run.all_shares();
     assert_eq!(shares[0].guest.as_deref(), Some("/b".as_ref()));
-    assert_eq!(shares[1], ShareSpec::shared_folder("/c".as_ref()));
+    assert_eq!(shares[1], ShareSpec::parse_shared_folder("/c".as_ref()).unwrap());
 }
 
 #[test]

@@ -28,11 +28,48 @@ fn the_guest_path_is_made_plain() {
 
 #[test]
 fn a_guest_path_that_leads_elsewhere_is_refused() {
-    for text in ["/a:/", "/a:/.", "/a:/b/../c", "/a:/..", "/a:/proc", "/a:/dev/x", "/a:/b:ro", ":/b", ""] {
+    for text in ["/a:/", "/a:/.", "/a:/b/../c", "/a:/..", "/a:/proc", "/a:/dev/x", ":/b", ":rw", ""] {
         assert!(parse(text).is_err(), "{text}");
     }
     // Only a whole name is the kernel's.
     assert_eq!(parse("/a:/process"), pair("/a", Some("/process")));
+}
+
+#[test]
+fn the_mode_is_the_last_word_and_read_only_unless_said() {
+    for (text, host, guest, writable) in [
+        ("/a", "/a", None, false),
+        ("/a:rw", "/a", None, true),
+        ("/a:ro", "/a", None, false),
+        ("/a:/b:rw", "/a", Some("/b"), true),
+        ("/a:/b:ro", "/a", Some("/b"), false),
+        ("/a:rw:ro", "/a:rw", None, false),
+        ("/a:rw:/b", "/a:rw", Some("/b"), false),
+        ("/a:RW", "/a:RW", None, false),
+    ] {
+        let expected = ShareSpec { host: host.into(), guest: guest.map(Into::into), writable };
+        assert_eq!(ShareSpec::parse(OsStr::new(text)), Ok(expected), "{text}");
+    }
+    let folder = ShareSpec::parse_shared_folder(OsStr::new("dir:rw")).unwrap();
+    assert_eq!((folder.host, folder.guest, folder.writable), ("dir".into(), Some("/shared".into()), true));
+    assert!(ShareSpec::parse_shared_folder(OsStr::new(":rw")).is_err());
+}
+
+#[test]
+fn what_the_host_itself_trusts_can_not_be_writable() {
+    let home = std::env::home_dir().unwrap();
+    let mut refused = vec![PathBuf::from("/"), home.clone(), home.parent().unwrap().into()];
+    refused.extend(own_places());
+    for host in refused {
+        let spec = ShareSpec { host: host.clone(), guest: Some("/x".into()), writable: true };
+        let error = format!("{:#}", open(std::slice::from_ref(&spec)).unwrap_err());
+        assert!(error.contains(":rw"), "{error}");
+        assert!(open(&[ShareSpec { writable: false, ..spec }]).is_ok(), "{}", host.display());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let spec = ShareSpec { host: folder.path().into(), guest: Some("/x".into()), writable: true };
+    let (export, shares) = open(&[spec]).unwrap().unwrap();
+    assert!(export.is_writable() && shares[0].writable);
 }
 
 #[test]
@@ -48,19 +85,23 @@ fn shares_are_numbered_with_outer_ones_first() {
     let file = folder.path().join("f:x");
     std::fs::write(&file, "x").unwrap();
     let specs = [
-        ShareSpec { host: file.clone(), guest: Some("/data/inner".into()) },
-        ShareSpec { host: folder.path().into(), guest: Some("/data".into()) },
-        ShareSpec { host: folder.path().into(), guest: None },
+        ShareSpec { host: file.clone(), guest: Some("/data/inner".into()), writable: true },
+        ShareSpec { host: folder.path().into(), guest: Some("/data".into()), writable: false },
+        ShareSpec { host: folder.path().into(), guest: None, writable: false },
     ];
     let (_, shares) = open(&specs).unwrap().unwrap();
-    let of = |name: &str, at: &Path, directory| agent_proto::Share {
+    let of = |name: &str, at: &Path, directory, writable| agent_proto::Share {
         name: name.into(),
         at: at.as_os_str().as_bytes().into(),
         directory,
+        writable,
     };
     let real = folder.path().canonicalize().unwrap();
-    let expected =
-        [of("0", Path::new("/data"), true), of("1", Path::new("/data/inner"), false), of("2", &real, true)];
+    let expected = [
+        of("0", Path::new("/data"), true, false),
+        of("1", Path::new("/data/inner"), false, true),
+        of("2", &real, true, false),
+    ];
     assert_eq!(shares, expected);
     assert!(open(&[]).unwrap().is_none());
 }
@@ -68,12 +109,12 @@ fn shares_are_numbered_with_outer_ones_first() {
 #[test]
 fn a_share_that_cannot_be_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let missing = ShareSpec { host: folder.path().join("missing"), guest: None };
+    let missing = ShareSpec { host: folder.path().join("missing"), guest: None, writable: false };
     assert!(format!("{:#}", open(&[missing]).unwrap_err()).contains("missing"));
-    let device = ShareSpec { host: "/dev/null".into(), guest: Some("/x".into()) };
+    let device = ShareSpec { host: "/dev/null".into(), guest: Some("/x".into()), writable: false };
     assert!(format!("{:#}", open(&[device]).unwrap_err()).contains("neither a folder nor a file"));
-    let same = ShareSpec::shared_folder(folder.path());
+    let same = ShareSpec::parse_shared_folder(folder.path().as_os_str()).unwrap();
     assert!(format!("{:#}", open(&[same.clone(), same]).unwrap_err()).contains("/shared"));
-    let root = ShareSpec { host: "/".into(), guest: None };
+    let root = ShareSpec { host: "/".into(), guest: None, writable: false };
     assert!(format!("{:#}", open(&[root]).unwrap_err()).contains("/:GUEST"));
 }

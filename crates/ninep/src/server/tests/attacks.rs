@@ -22,13 +22,13 @@ fn raw_walk(fid: u32, new_fid: u32, names: &[&[u8]]) -> Vec<u8> {
     with_size(message)
 }
 
-fn with_size(mut message: Vec<u8>) -> Vec<u8> {
+pub(super) fn with_size(mut message: Vec<u8>) -> Vec<u8> {
     let size = message.len() as u32;
     message[..4].copy_from_slice(&size.to_le_bytes());
     message
 }
 
-fn error(reply: &(u8, Tag, Vec<u8>)) -> Option<Errno> {
+pub(super) fn error(reply: &(u8, Tag, Vec<u8>)) -> Option<Errno> {
     let errno = i32::from_le_bytes(reply.2[..].try_into().ok()?);
     (reply.0 == kind::RLERROR).then(|| Errno::from_raw_os_error(errno))
 }
@@ -260,7 +260,7 @@ fn whatever_would_change_something_is_refused() {
     assert_eq!(names, ["deep", "fifo", "inner", "link", "note", "up"]);
 }
 
-fn name() -> Name<'static> {
+pub(super) fn name() -> Name<'static> {
     Name::new(b"note").unwrap()
 }
 

@@ -194,7 +194,7 @@ fn locks_of_existing_files_are_granted() {
     let mut client = session(&server);
     let lock = |fid| Request::Lock {
         fid: Fid(fid),
-        kind: crate::wire::LockKind(0),
+        kind: LockKind(0),
         flags: 0,
         start: 0,
         length: 0,
@@ -206,14 +206,14 @@ fn locks_of_existing_files_are_granted() {
     let reply = client
         .call(&Request::Getlock {
             fid: Fid(SHARE),
-            kind: crate::wire::LockKind(1),
+            kind: LockKind(1),
             start: 5,
             length: 6,
             proc_id: 7,
             client_id: b"guest",
         })
         .unwrap();
-    assert_eq!(reply[0], crate::wire::LockKind::UNLOCK.0);
+    assert_eq!(reply[0], LockKind::UNLOCK.0);
     assert_eq!(reply[1..9], 5_u64.to_le_bytes());
     assert!(reply.ends_with(b"\x05\0guest"));
 }

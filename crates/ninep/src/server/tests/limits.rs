@@ -132,16 +132,21 @@ fn fids_beyond_the_limit_are_refused_and_descriptors_stay_few() {
 #[test]
 fn the_directories_above_fids_count_too() {
     let host = Host::new();
+    let chain = ["d"; 14].join("/");
+    fs::create_dir_all(host.path(&format!("share/{chain}"))).unwrap();
     let server = host.server_with(Limits { fids: 8, ..Limits::default() });
     let mut client = session(&server);
-    // 16 nodes: the root, two for the share, and two for each of these.
+    // 16 nodes: the root, two for the share, and 13 on the way down, however many fids are there.
     for fid in 2..8 {
-        client.walk(SHARE, fid, "deep/deeper").unwrap();
+        client.walk(SHARE, fid, &chain[..25]).unwrap();
     }
-    assert_eq!(client.walk(SHARE, SHARE, "deep").unwrap().len(), 1);
-    assert_eq!(client.walk(SHARE, SHARE, "deeper"), Err(Errno::NFILE));
-    client.clunk(7).unwrap();
-    assert!(client.walk(SHARE, SHARE, "deeper").is_ok());
+    assert_eq!(client.walk(7, 7, "d"), Err(Errno::NFILE));
+    assert_eq!(client.walk(SHARE, SHARE, "deep"), Err(Errno::NFILE));
+    assert_eq!(client.walk(SHARE, 9, ""), Err(Errno::NFILE));
+    for fid in 2..8 {
+        client.clunk(fid).unwrap();
+    }
+    assert!(client.walk(SHARE, SHARE, "deep").is_ok());
 }
 
 #[test]
@@ -166,21 +171,13 @@ fn files_opened_beyond_the_limit_are_refused_until_one_is_closed() {
 #[test]
 fn a_chain_of_directories_is_as_deep_as_allowed_and_no_deeper() {
     let host = tempfile::tempdir().unwrap();
-    let mut directory = rustix::fs::open(
-        host.path(),
-        rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    )
-    .unwrap();
+    let mut directory =
+        rustix::fs::open(host.path(), OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty()).unwrap();
     for _ in 0..4100 {
         rustix::fs::mkdirat(&directory, "d", 0o755.into()).unwrap();
-        directory = rustix::fs::openat(
-            &directory,
-            "d",
-            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .unwrap();
+        directory =
+            rustix::fs::openat(&directory, "d", OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())
+                .unwrap();
     }
     let export = ExportBuilder::new().directory("/", host.path()).unwrap().open().unwrap();
     let server = Server::new(export, Limits { descriptors: 16, ..Limits::default() });
