@@ -20,6 +20,8 @@ use crate::wire::{
 pub struct Client<T> {
     transport: T,
     next_tag: u16,
+    /// The group that new files are to have: this process's.
+    gid: u32,
 }
 
 /// An entry of a directory.
@@ -45,7 +47,7 @@ pub fn connect(server: &Server, room: usize) -> Client<impl FnMut(&[u8]) -> Vec<
 impl<T: FnMut(&[u8]) -> Vec<u8>> Client<T> {
     /// A client that sends nothing yet.
     pub fn new(transport: T) -> Self {
-        Self { transport, next_tag: 0 }
+        Self { transport, next_tag: 0, gid: rustix::process::getegid().as_raw() }
     }
 
     /// Sends bytes that need not be a message, and returns the reply's type, tag and body.
@@ -160,7 +162,7 @@ impl<T: FnMut(&[u8]) -> Vec<u8>> Client<T> {
     /// For what is not the name of an entry; so with the other methods that take names.
     pub fn create(&mut self, fid: u32, name: &str, flags: u32) -> Result<Qid, Errno> {
         let request =
-            Request::Lcreate { fid: Fid(fid), name: entry_name(name), flags, mode: 0o644, gid: gid() };
+            Request::Lcreate { fid: Fid(fid), name: entry_name(name), flags, mode: 0o644, gid: self.gid };
         let body = self.call(&request)?;
         Ok(decode(&body, |reader| {
             let qid = qid(reader)?;
@@ -176,7 +178,8 @@ impl<T: FnMut(&[u8]) -> Vec<u8>> Client<T> {
     /// The server's.
     pub fn make_directory(&mut self, directory: u32, name: &str) -> Result<Qid, Errno> {
         let (directory, name) = (Fid(directory), entry_name(name));
-        self.call(&Request::Mkdir { directory, name, mode: 0o755, gid: gid() }).map(|body| decode(&body, qid))
+        self.call(&Request::Mkdir { directory, name, mode: 0o755, gid: self.gid })
+            .map(|body| decode(&body, qid))
     }
 
     /// Tsymlink.
@@ -186,7 +189,7 @@ impl<T: FnMut(&[u8]) -> Vec<u8>> Client<T> {
     /// The server's.
     pub fn symlink(&mut self, directory: u32, name: &str, target: &[u8]) -> Result<Qid, Errno> {
         let (directory, name) = (Fid(directory), entry_name(name));
-        self.call(&Request::Symlink { directory, name, target, gid: gid() }).map(|body| decode(&body, qid))
+        self.call(&Request::Symlink { directory, name, target, gid: self.gid }).map(|body| decode(&body, qid))
     }
 
     /// Tmknod of a type and mode, without a device number.
@@ -196,7 +199,7 @@ impl<T: FnMut(&[u8]) -> Vec<u8>> Client<T> {
     /// The server's.
     pub fn mknod(&mut self, directory: u32, name: &str, mode: u32) -> Result<Qid, Errno> {
         let (directory, name) = (Fid(directory), entry_name(name));
-        let request = Request::Mknod { directory, name, mode, major: 1, minor: 3, gid: gid() };
+        let request = Request::Mknod { directory, name, mode, major: 1, minor: 3, gid: self.gid };
         self.call(&request).map(|body| decode(&body, qid))
     }
 
@@ -392,11 +395,6 @@ impl<T: FnMut(&[u8]) -> Vec<u8>> Client<T> {
 
 fn entry_name(name: &str) -> Name<'_> {
     Name::new(name.as_bytes()).expect("the name of an entry")
-}
-
-/// The group that new files are to have: this process's.
-fn gid() -> u32 {
-    rustix::process::getegid().as_raw()
 }
 
 fn decode<'a, V>(body: &'a [u8], read: impl FnOnce(&mut Reader<'a>) -> Result<V, Malformed>) -> V {

@@ -5,22 +5,25 @@ use std::{fs, path::Path, thread};
 
 use ninep::{
     Access, ExportBuilder, Limits, Server,
-    client::connect,
+    client::{Client, connect},
     wire::{Fid, Name, Request, SetAttributes, open_flags::*, set_attributes::*},
 };
-use vmm::{ThreadKind, confine_thread};
+use nofear_vmm::{ThreadKind, confine_thread};
 
 const ROOM: usize = 1 << 16;
 
-/// Runs a session in a thread that has the filter.
-fn confined(kind: ThreadKind, server: Server, session: impl FnOnce(&Server) + Send) {
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            confine_thread(kind).unwrap();
-            session(&server);
-            drop(server);
+/// Runs a session in a thread that has the filter. What only the client needs was done before.
+macro_rules! confined {
+    ($kind:expr, $server:expr, $session:ident) => {
+        let server = $server;
+        let mut client = connect(&server, ROOM);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                confine_thread($kind).unwrap();
+                $session(&mut client);
+            });
         });
-    });
+    };
 }
 
 fn server(path: &Path, access: Access) -> Server {
@@ -28,8 +31,7 @@ fn server(path: &Path, access: Access) -> Server {
     Server::new(export, Limits::default())
 }
 
-fn read_only(server: &Server) {
-    let mut client = connect(server, ROOM);
+fn read_only<T: FnMut(&[u8]) -> Vec<u8>>(client: &mut Client<T>) {
     client.version(8192).unwrap();
     client.attach(0).unwrap();
     client.walk(0, 1, "file").unwrap();
@@ -59,9 +61,9 @@ fn read_only(server: &Server) {
     client.clunk(1).unwrap();
 }
 
-fn writing(server: &Server) {
-    read_only_part_of(server);
-    let mut client = connect(server, ROOM);
+fn writing<T: FnMut(&[u8]) -> Vec<u8>>(client: &mut Client<T>) {
+    client.version(8192).unwrap();
+    client.attach(0).unwrap();
     client.walk(0, 10, "").unwrap();
     client.create(10, "new", READ_WRITE | CREATE).unwrap();
     client.write(10, 0, b"written").unwrap();
@@ -88,7 +90,10 @@ fn writing(server: &Server) {
     client.symlink(0, "s", b"x").unwrap();
     client.link(10, 0, "hard").unwrap();
     client.rename((0, "hard"), (0, "renamed")).unwrap();
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let (uid, gid) = {
+        let attributes = client.getattr(10).unwrap();
+        (attributes.uid, attributes.gid)
+    };
     let all = SetAttributes {
         valid: MODE | UID | GID | SIZE | MTIME | ATIME,
         mode: 0o640,
@@ -113,21 +118,12 @@ fn writing(server: &Server) {
     client.clunk(10).unwrap();
 }
 
-fn read_only_part_of(server: &Server) {
-    let mut client = connect(server, ROOM);
-    client.version(8192).unwrap();
-    client.attach(0).unwrap();
-    client.walk(0, 1, "file").unwrap();
-    client.open(1, 0).unwrap();
-    assert_eq!(client.read(1, 0, 100).unwrap(), b"content");
-}
-
 #[test]
 fn every_request_is_served_under_the_filter_of_its_kind() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "content").unwrap();
     std::os::unix::fs::symlink("target", folder.path().join("link")).unwrap();
-    confined(ThreadKind::NineP, server(folder.path(), Access::READ_ONLY), read_only);
-    confined(ThreadKind::WritableNineP, server(folder.path(), Access::READ_WRITE), writing);
+    confined!(ThreadKind::NineP, server(folder.path(), Access::READ_ONLY), read_only);
+    confined!(ThreadKind::WritableNineP, server(folder.path(), Access::READ_WRITE), writing);
     assert_eq!(fs::read(folder.path().join("file")).unwrap(), b"content");
 }

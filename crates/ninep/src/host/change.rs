@@ -11,9 +11,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, XattrFlags,
-    chmodat, chownat, fgetxattr, flistxattr, fremovexattr, fsetxattr, linkat, mkdirat, mknodat, renameat,
-    symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
+    XattrFlags, chmodat, chownat, fgetxattr, flistxattr, fremovexattr, fsetxattr, linkat, mkdirat, mknodat,
+    renameat_with, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use rustix::path::DecInt;
@@ -87,7 +87,7 @@ pub(crate) fn rename(
     new: impl AsFd,
     new_name: Name<'_>,
 ) -> Result<(), Errno> {
-    renameat(old, old_name.as_bytes(), new, new_name.as_bytes())
+    renameat_with(old, old_name.as_bytes(), new, new_name.as_bytes(), RenameFlags::empty())
 }
 
 pub(crate) fn remove(directory: impl AsFd, name: Name<'_>, is_directory: bool) -> Result<(), Errno> {
