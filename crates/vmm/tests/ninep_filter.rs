@@ -9,6 +9,7 @@ use ninep::{
     wire::{Fid, Name, Request, SetAttributes, open_flags::*, set_attributes::*},
 };
 use nofear_vmm::{ThreadKind, confine_thread};
+use vmm_sys_util::tempdir::TempDir;
 
 const ROOM: usize = 1 << 16;
 
@@ -120,10 +121,10 @@ fn writing<T: FnMut(&[u8]) -> Vec<u8>>(client: &mut Client<T>) {
 
 #[test]
 fn every_request_is_served_under_the_filter_of_its_kind() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("file"), "content").unwrap();
-    std::os::unix::fs::symlink("target", folder.path().join("link")).unwrap();
-    confined!(ThreadKind::NineP, server(folder.path(), Access::READ_ONLY), read_only);
-    confined!(ThreadKind::WritableNineP, server(folder.path(), Access::READ_WRITE), writing);
-    assert_eq!(fs::read(folder.path().join("file")).unwrap(), b"content");
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.as_path().join("file"), "content").unwrap();
+    std::os::unix::fs::symlink("target", folder.as_path().join("link")).unwrap();
+    confined!(ThreadKind::NineP, server(folder.as_path(), Access::READ_ONLY), read_only);
+    confined!(ThreadKind::WritableNineP, server(folder.as_path(), Access::READ_WRITE), writing);
+    assert_eq!(fs::read(folder.as_path().join("file")).unwrap(), b"content");
 }
