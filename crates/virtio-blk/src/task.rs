@@ -197,3 +197,6 @@ impl Operation {
 fn offset(value: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(value).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use virtio_bindings::{virtio_mmio::*, virtio_ring::*};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::{Device, Memory, Transport, connect};
+use crate::{Chain, Device, Memory, Transport, Worker, connect};
 
 /// Guest memory of a test driver, in bytes. Rings lie in the first half, buffers in the second.
 pub const MEMORY_SIZE: usize = 16 << 20;
@@ -77,6 +77,36 @@ pub fn memory() -> Memory {
     Memory::new(GuestMemoryMmap::from_ranges(&ranges).expect("16 MiB for a test"))
 }
 
+/// A chain of these buffers, one behind the other in the second half of `memory`, as a queue would give it
+/// to its device.
+pub fn chain(memory: &Memory, buffers: &[Buffer]) -> Chain {
+    let (mut table, mut address) = (RINGS, BUFFERS);
+    for (buffer, next) in buffers.iter().zip(1u16..) {
+        let (length, mut flags) = match buffer {
+            Buffer::Readable(bytes) => {
+                memory.write_slice(bytes, GuestAddress(address)).expect("in memory");
+                (bytes.len() as u32, 0)
+            }
+            Buffer::Writable(length) => (*length, VRING_DESC_F_WRITE),
+        };
+        if usize::from(next) < buffers.len() {
+            flags |= VRING_DESC_F_NEXT;
+        }
+        let raw = descriptor(address, length, flags as u16, next);
+        memory.write_slice(&raw, GuestAddress(table)).expect("in memory");
+        table += 16;
+        address += u64::from(length).next_multiple_of(16);
+    }
+    let size = buffers.len() as u16;
+    Chain::walk(memory, GuestAddress(RINGS), size, 0, Vec::new()).expect("a sound chain")
+}
+
+fn descriptor(address: u64, length: u32, flags: u16, next: u16) -> [u8; 16] {
+    let raw =
+        u128::from(address) | u128::from(length) << 64 | u128::from(flags) << 96 | u128::from(next) << 112;
+    raw.to_le_bytes()
+}
+
 impl Driver {
     /// Starts `device` on a thread of its own and negotiates every feature it offers; its queues are set
     /// up at their full size.
@@ -86,9 +116,18 @@ impl Driver {
 
     /// As [`start`](Self::start), in memory that the test made (at least [`MEMORY_SIZE`] from zero).
     pub fn start_with<D: Device + 'static>(device: D, memory: Memory) -> Self {
+        Self::start_on(device, memory, |worker| worker.run().expect("a device's worker"))
+    }
+
+    /// As [`start_with`](Self::start_with); the device's thread runs `body`, which runs the worker.
+    pub fn start_on<D: Device + 'static>(
+        device: D,
+        memory: Memory,
+        body: impl FnOnce(Worker<D>) + Send + 'static,
+    ) -> Self {
         let sizes = device.queue_sizes();
         let (transport, worker) = connect(device, memory.clone()).expect("descriptors for a device");
-        std::thread::spawn(move || worker.run().expect("a device's worker"));
+        std::thread::spawn(move || body(worker));
         let mut driver = Self { transport, memory, queues: Vec::new(), buffers: BUFFERS };
         driver.initialise(&sizes);
         driver
@@ -195,11 +234,7 @@ impl Driver {
         flags: u16,
         next: u16,
     ) {
-        let mut raw = Vec::with_capacity(16);
-        raw.extend(address.to_le_bytes());
-        raw.extend(length.to_le_bytes());
-        raw.extend(flags.to_le_bytes());
-        raw.extend(next.to_le_bytes());
+        let raw = descriptor(address, length, flags, next);
         let at = self.queues[queue].base + u64::from(index) * 16;
         self.memory.write_slice(&raw, GuestAddress(at)).expect("in memory");
     }

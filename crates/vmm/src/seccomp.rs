@@ -111,6 +111,9 @@ const ENTROPY: &[c_long] = &[SYS_getrandom];
 
 /// One file, by descriptor. The ring was restricted to that file and to these operations when it was made.
 const DISK: &[c_long] = &[
+    // musl asks for the older ones when there are no flags.
+    SYS_preadv,
+    SYS_pwritev,
     SYS_preadv2,
     SYS_pwritev2,
     SYS_fdatasync,
@@ -118,6 +121,8 @@ const DISK: &[c_long] = &[
     SYS_io_uring_enter,
     // While the kernel has no memory for a request.
     SYS_clock_nanosleep,
+    // The event loop's table.
+    SYS_getrandom,
 ];
 
 /// The command: streams, terminal, signals, the end of the VM and of its run-time directory. `prctl` and
@@ -182,7 +187,9 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
             // Regular files and FIFOs only. No device whatever the server does, as root too.
             rules.insert(SYS_mknodat as u32, Rule::Without(2, S_IFCHR));
         }
-        ThreadKind::Entropy | ThreadKind::Disk => {}
+        // To submit, and to wait; not to poke a kernel's polling thread, of which there is none.
+        ThreadKind::Disk => only(SYS_io_uring_enter, 3, &[0, 1]),
+        ThreadKind::Entropy => {}
     }
     rules
 }

@@ -167,3 +167,6 @@ impl Drop for Ring {
         self.drain();
     }
 }
+
+#[cfg(test)]
+mod tests;
