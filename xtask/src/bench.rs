@@ -1,8 +1,12 @@
 //! `cargo xtask bench`: measurements in instructions, the same on every machine.
 
 mod boot;
+mod files;
+mod guest;
+mod report;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -10,6 +14,7 @@ use clap::Subcommand;
 
 use crate::host::{self, Job, Machine};
 use crate::run::Product;
+use crate::workspace::{cargo, root, succeed, target};
 
 /// Measure.
 #[derive(clap::Args)]
@@ -21,13 +26,29 @@ pub struct Arguments {
 #[derive(Subcommand)]
 enum What {
     Boot(boot::Arguments),
+    Files(files::Arguments),
 }
 
 /// Runs the verb.
 pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.what {
         What::Boot(arguments) => boot::main(arguments),
+        What::Files(arguments) => files::main(arguments),
     }
+}
+
+/// The VMM alone, as an embedder would use it.
+fn build_example() -> Result<PathBuf> {
+    build("nofear-vmm", "boot")
+}
+
+/// Builds an example of a package.
+fn build(package: &str, name: &str) -> Result<PathBuf> {
+    succeed(
+        cargo().args(["build", "--quiet", "--release", "--package", package, "--example", name]),
+        "build the example",
+    )?;
+    Ok(root().join(target()).join("release/examples").join(name))
 }
 
 /// Runs `command` in the emulated host that counts instructions, and returns its stdout. Every clock in there

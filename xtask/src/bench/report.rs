@@ -1,0 +1,84 @@
+//! What a benchmark found: figures, as a table with QEMU's beside them, or as JSON.
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+/// One figure.
+#[derive(Debug, PartialEq, Serialize)]
+struct Row {
+    what: String,
+    subject: String,
+    value: f64,
+    unit: String,
+}
+
+/// The figures of one run.
+#[derive(Serialize)]
+pub struct Report {
+    bench: &'static str,
+    mode: &'static str,
+    rows: Vec<Row>,
+}
+
+impl Report {
+    /// Reads what a script of `tests/bench` printed: a line a figure.
+    pub fn new(bench: &'static str, printed: &[u8]) -> Result<Self> {
+        Ok(Self { bench, mode: "icount", rows: parse(&String::from_utf8_lossy(printed))? })
+    }
+
+    /// Prints them.
+    pub fn print(&self, json: bool) -> Result<()> {
+        if json {
+            println!("{}", serde_json::to_string_pretty(self)?);
+        } else {
+            print!("{}", table(&self.rows));
+        }
+        Ok(())
+    }
+}
+
+fn parse(printed: &str) -> Result<Vec<Row>> {
+    let row = |line: &str| {
+        let [subject, what, value, unit] = line.split('\t').collect::<Vec<_>>()[..] else {
+            bail!("not a row of the benchmark: {line:?}");
+        };
+        let value = value.parse().with_context(|| format!("read the value in {line:?}"))?;
+        Ok(Row { what: what.into(), subject: subject.into(), value, unit: unit.into() })
+    };
+    printed.lines().map(row).collect()
+}
+
+/// A line a figure, with QEMU's beside it and the ratio where there is one.
+fn table(rows: &[Row]) -> String {
+    let mut text = format!("{:<36}{:>12}{:>12}{:>8}\n", "", "nofear", "qemu", "ratio");
+    for row in rows.iter().filter(|row| row.subject == "nofear") {
+        let same = |peer: &&Row| peer.subject == "qemu" && peer.what == row.what && peer.unit == row.unit;
+        let (value, ratio) = match rows.iter().find(same) {
+            Some(peer) => (format!("{:.2}", peer.value), format!("{:.2}", row.value / peer.value)),
+            None => ("-".into(), "-".into()),
+        };
+        let what = format!("{}, {}", row.what, row.unit);
+        text.push_str(&format!("{what:<36}{:>12.2}{value:>12}{ratio:>8}\n", row.value));
+    }
+    for row in rows.iter().filter(|row| row.subject == "nofear run") {
+        let what = format!("nofear run: {}, {}", row.what, row.unit);
+        text.push_str(&format!("{what:<36}{:>12.2}\n", row.value));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_read_and_set_beside_their_peers() {
+        let rows =
+            parse("nofear\tto init\t30.5\tms\nqemu\tto init\t9\texits\nqemu\tto init\t122\tms\n").unwrap();
+        assert_eq!(rows.len(), 3);
+        let table = table(&rows);
+        assert!(table.contains("to init, ms") && table.contains("0.25"), "{table}");
+        assert!(parse("nofear\tto init\n").is_err());
+        assert!(parse("nofear\tto init\tx\tms\n").is_err());
+    }
+}
