@@ -1,4 +1,5 @@
-//! From the initramfs to the guest's root: an overlay of the host's software below and a tmpfs above.
+//! From the initramfs to the guest's root: an overlay of the host's software below, and a tmpfs or a profile's
+//! disk above.
 //!
 //! The order serves the start's speed. What needs no configuration is mounted while the host answers; the
 //! files made for the guest are written straight to the upper layer, before there is an overlay that
@@ -6,17 +7,20 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use agent_proto::{Configure, ROOT_TAG};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move};
-use rustix::rand::GetRandomFlags;
 
 use crate::Failure;
 use crate::files::{self, Entry, Kind};
 use crate::kernel;
 
+pub(crate) use profile::DISK;
+
+mod profile;
 mod shares;
 
 /// In the initramfs: the host's software, the upper layer with its work folder, and the new root.
@@ -39,22 +43,51 @@ const NOTHING: MountFlags = MountFlags::empty();
 const INERT: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 const DATA_ONLY: MountFlags = INERT.union(MountFlags::NOEXEC);
 
-/// Mounts the two layers, in the initramfs. File modes are exact from here on: the umask becomes zero.
-pub fn layers() -> Result<(), Failure> {
+/// What of the root lasts.
+#[derive(Debug)]
+pub struct Root {
+    /// The profile's file system.
+    profile: Option<OwnedFd>,
+    /// What went wrong on the way, and the guest can live with.
+    pub failures: Vec<Failure>,
+}
+
+impl Root {
+    /// Writes everything back, and leaves the profile's file system as an unmount would. Nothing can be
+    /// written to it any more.
+    pub fn settle(&self) {
+        rustix::fs::sync();
+        if let Some(profile) = &self.profile
+            && let Err(e) = kernel::freeze(profile)
+        {
+            // Its journal has everything: the next mount takes it from there.
+            kernel::report(&format!("freeze the profile's file system: {e}"));
+        }
+    }
+}
+
+/// Mounts the lower layer, in the initramfs. File modes are exact from here on: the umask becomes zero.
+pub fn software() -> Result<(), Failure> {
     rustix::process::umask(Mode::empty());
     for path in [LOWER, OVER, ROOT] {
         folder(path, 0o755)?;
     }
-    mount_9p(ROOT_TAG, LOWER, INERT | MountFlags::RDONLY, SOFTWARE)?;
-    // The upper layer is the guest's disk: it may take half of the memory, tmpfs's default.
-    mount_at(c"tmpfs", OVER, NOTHING, Some(c"mode=0755"))?;
-    folder(UPPER, 0o755)?;
-    folder(WORK, 0o755)
+    mount_9p(ROOT_TAG, LOWER, INERT | MountFlags::RDONLY, SOFTWARE)
 }
 
 /// Makes the root that `configure` describes of the two layers, and moves this process into it.
-pub fn root(configure: &Configure) -> Result<(), Failure> {
-    populate(configure)?;
+pub fn root(configure: &Configure) -> Result<Root, Failure> {
+    let root = match configure.profile {
+        Some(disk) => profile::mount_upper(configure, disk)?,
+        None => {
+            // The upper layer is the guest's disk: it may take half of the memory, tmpfs's default.
+            mount_at(c"tmpfs", OVER, NOTHING, Some(c"mode=0755"))?;
+            folder(UPPER, 0o755)?;
+            folder(WORK, 0o755)?;
+            populate(configure, UPPER)?;
+            Root { profile: None, failures: Vec::new() }
+        }
+    };
     mount(c"overlay", ROOT, c"overlay", INERT, OVERLAY).map_err(Failure::of("mount the overlay root"))?;
     rustix::process::chdir(ROOT).map_err(Failure::of("enter the new root"))?;
     kernel_file_systems()?;
@@ -63,7 +96,8 @@ pub fn root(configure: &Configure) -> Result<(), Failure> {
     // name any more then; what they hold is this program, whose memory is in use anyway.
     mount_move(c".", c"/").map_err(Failure::of("move the new root to /"))?;
     rustix::process::chroot(c".").map_err(Failure::of("enter the new root"))?;
-    kernel::silence_standard_streams().map_err(Failure::of("open /dev/null"))
+    kernel::silence_standard_streams().map_err(Failure::of("open /dev/null"))?;
+    Ok(root)
 }
 
 /// What is to be done in the new root: names, clock, loopback, shares. Returns the failures that the guest
@@ -80,17 +114,17 @@ pub fn finish(configure: &Configure) -> Vec<Failure> {
     failures
 }
 
-/// Writes the files that are made for this guest into the upper layer.
-fn populate(configure: &Configure) -> Result<(), Failure> {
-    let mut id = [0; 16];
-    // It names the machine and is no secret: not worth waiting for the random number generator.
-    rustix::rand::getrandom(&mut id, GetRandomFlags::INSECURE).map_err(Failure::of("make a machine id"))?;
-    let entries =
-        files::files(configure, id).map_err(|e| Failure::of("configure the guest")(io::Error::other(e)))?;
-    rustix::process::chdir(UPPER).map_err(Failure::of("enter the upper layer"))?;
+/// Writes the files that are made for this guest into an upper layer.
+fn populate(configure: &Configure, upper: &CStr) -> Result<(), Failure> {
+    let entries = entries(configure)?;
+    rustix::process::chdir(upper).map_err(Failure::of("enter the upper layer"))?;
     entries.iter().try_for_each(|entry| {
         make(entry).map_err(|e| Failure::of(format!("make /{}", entry.path.display()))(e))
     })
+}
+
+fn entries(configure: &Configure) -> Result<Vec<Entry>, Failure> {
+    files::files(configure).map_err(|e| Failure::of("configure the guest")(io::Error::other(e)))
 }
 
 /// Makes one file below the working directory.

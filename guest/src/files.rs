@@ -48,7 +48,7 @@ pub struct Unusable {
 }
 
 /// All the files, in the order to make them in.
-pub fn files(configure: &Configure, machine_id: [u8; 16]) -> Result<Vec<Entry>, Unusable> {
+pub fn files(configure: &Configure) -> Result<Vec<Entry>, Unusable> {
     let user = &configure.user;
     for (what, text) in [
         ("host name", &configure.hostname),
@@ -65,34 +65,74 @@ pub fn files(configure: &Configure, machine_id: [u8; 16]) -> Result<Vec<Entry>, 
         files.folder(mount_point, 0o755, Kind::OwnFolder);
     }
     files.folder("root", 0o700, Kind::OwnFolder);
-    etc(&mut files, configure, machine_id);
+    etc(&mut files, configure);
     var(&mut files);
     home(&mut files, user);
     Ok(files.0)
 }
 
-fn etc(files: &mut List, configure: &Configure, machine_id: [u8; 16]) {
-    let host = &configure.hostname;
+fn etc(files: &mut List, configure: &Configure) {
     files.folder("etc", 0o755, Kind::Folder);
     files.file("etc/passwd", passwd(&configure.user));
     files.file("etc/group", group(&configure.user));
-    files.file("etc/hostname", format!("{host}\n"));
+    files.0.extend(identity(configure));
+    let host = &configure.hostname;
     files.file(
         "etc/hosts",
-        format!("127.0.0.1\tlocalhost\n127.0.1.1\t{host}\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
+        format!("127.0.0.1\tlocalhost\n{}\n::1\tlocalhost ip6-localhost ip6-loopback\n", own_address(host)),
     );
-    files.file("etc/resolv.conf", "# This machine has no name server.\n".into());
     files.file(
         "etc/nsswitch.conf",
         "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\nprotocols: files\n\
          services: files\nethers: files\nrpc: files\n"
             .into(),
     );
-    let id: String = machine_id.iter().map(|byte| format!("{byte:02x}")).collect();
-    files.file("etc/machine-id", format!("{id}\n"));
     files.file("etc/shells", "/bin/sh\n/bin/bash\n/usr/bin/sh\n/usr/bin/bash\n".into());
     files.file("etc/profile", profile());
     files.link("etc/mtab", "../proc/self/mounts");
+}
+
+/// The files that follow the configuration at every start, also in a profile that has them already.
+pub fn identity(configure: &Configure) -> Vec<Entry> {
+    let mut files = List(Vec::with_capacity(3));
+    files.file("etc/hostname", format!("{}\n", configure.hostname));
+    let id: String = configure.machine_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    files.file("etc/machine-id", format!("{id}\n"));
+    files.file("etc/resolv.conf", "# This machine has no name server.\n".into());
+    files.0
+}
+
+/// The line of `/etc/hosts` for this machine's own name.
+fn own_address(host: &str) -> String {
+    format!("127.0.1.1\t{host}")
+}
+
+/// `/etc/hosts` of a profile that had another name before; none if there is nothing to change.
+pub fn renamed_hosts(text: &str, before: &str, now: &str) -> Option<String> {
+    let (before, now) = (own_address(before), own_address(now));
+    let known = before != now && text.lines().any(|line| line == before);
+    known
+        .then(|| text.lines().map(|line| format!("{}\n", if line == before { &now } else { line })).collect())
+}
+
+/// The line that `/etc/passwd` of a profile lacks, if it was made for another user.
+pub fn missing_user(passwd: &str, user: &User) -> Option<String> {
+    missing(passwd, &self::passwd(user), user.uid)
+}
+
+/// The line that `/etc/group` of a profile lacks, if it was made for another user.
+pub fn missing_group(group: &str, user: &User) -> Option<String> {
+    missing(group, &self::group(user), user.gid)
+}
+
+/// The line of `ours` for a number that no line of `text` has.
+fn missing(text: &str, ours: &str, number: u32) -> Option<String> {
+    let number = number.to_string();
+    let is_its = |line: &&str| line.split(':').nth(2) == Some(&number);
+    if text.lines().any(|line| is_its(&line)) {
+        return None;
+    }
+    ours.lines().find(is_its).map(|line| format!("{line}\n"))
 }
 
 fn var(files: &mut List) {

@@ -1,12 +1,23 @@
 //! The kernel's services that only the first process uses: its log, its power switch, its clock.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Resource, Rlimit, WaitOptions};
 use rustix::time::{ClockId, Timespec};
+
+/// How long processes may take to end when they are asked to, and when they are killed.
+const TERM_PATIENCE: Duration = Duration::from_secs(2);
+const KILL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// `_IOWR('X', 119, int)` of `linux/fs.h`.
+const FIFREEZE: libc::Ioctl = 0xc004_5877;
+
+/// `_IOW('f', 16, __u64)` of Linux's `fs/ext4/ext4.h`.
+const EXT4_IOC_RESIZE_FS: libc::Ioctl = 0x4008_6610;
 
 /// Writes a line to the kernel's log, which the VMM keeps and shows when the guest dies.
 ///
@@ -32,9 +43,47 @@ pub fn report(text: &str) {
     }
 }
 
-/// Writes out what a disk may still miss, and switches the machine off. Returns if the kernel refuses.
+/// Ends every other process: they are asked to, and killed when they take too long.
+///
+/// To be called by the first process: those whose parents have ended are its children.
+pub fn end_processes() {
+    for (signal, patience) in [(libc::SIGTERM, TERM_PATIENCE), (libc::SIGKILL, KILL_PATIENCE)] {
+        // SAFETY: kill() takes numbers. -1 is every process but this one. One that is stopped takes its signal
+        // only when it goes on.
+        unsafe {
+            libc::kill(-1, signal);
+            libc::kill(-1, libc::SIGCONT);
+        }
+        let deadline = Instant::now() + patience;
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some(_)) => {}
+                // A child that still lives.
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+                Ok(None) => break,
+                // No child, and so nobody but kernel threads.
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Writes out what a file system still misses, marks it clean, and lets nobody write any more.
+pub fn freeze(file_system: &OwnedFd) -> Result<(), Errno> {
+    // SAFETY: FIFREEZE takes a descriptor of the file system, and ignores its argument.
+    let result = unsafe { libc::ioctl(file_system.as_raw_fd(), FIFREEZE, 0) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// Lets a mounted ext4 file system fill `blocks` of its blocks.
+pub fn grow_ext4(file_system: &OwnedFd, blocks: u64) -> Result<(), Errno> {
+    // SAFETY: EXT4_IOC_RESIZE_FS reads a 64-bit number.
+    let result = unsafe { libc::ioctl(file_system.as_raw_fd(), EXT4_IOC_RESIZE_FS, &raw const blocks) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// Switches the machine off. Returns if the kernel refuses.
 pub fn power_off() {
-    rustix::fs::sync();
     if let Err(e) = rustix::system::reboot(rustix::system::RebootCommand::PowerOff) {
         report(&format!("power off: {e}"));
     }

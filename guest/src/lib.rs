@@ -14,12 +14,14 @@
 
 pub mod agent;
 pub mod boot;
+pub mod changes;
 pub mod files;
 pub mod kernel;
 mod link;
 pub mod modules;
 pub mod search;
 mod spawn;
+pub mod tool;
 pub mod vsock;
 
 use std::borrow::Cow;

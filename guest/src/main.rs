@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 
 use agent_proto::{Configure, FromAgent, HOST_PORT, Hello, MAX_TO_AGENT, ToAgent, VERSION};
 use nofear_guest::agent::{self, Orphans, Stop};
-use nofear_guest::{Failure, boot, kernel, modules, vsock};
+use nofear_guest::{Failure, boot, kernel, modules, tool, vsock};
 
 /// The start of the program. The first process must not end, so what it returns only matters when the
 /// machine can't be switched off: the kernel then panics, which the VMM notices.
@@ -20,8 +20,9 @@ use nofear_guest::{Failure, boot, kernel, modules, vsock};
 #[unsafe(no_mangle)]
 pub extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
     if std::process::id() != 1 {
-        // Started by hand: mounting over a running system, or switching it off, is nobody's wish.
-        return 2;
+        // A tool of guest root. Without its name: mounting over a running system, or switching it off, is
+        // nobody's wish.
+        return tool::run(std::env::args_os().nth(1).as_deref());
     }
     match live() {
         Ok(Stop::Asked) => {}
@@ -41,16 +42,19 @@ fn live() -> Result<Stop, Failure> {
     kernel::raise_open_files().map_err(Failure::of("raise the limit of open files"))?;
     modules::load();
     let mut control = greet()?;
-    boot::layers()?;
+    boot::software()?;
     let configure = configuration(&mut control)?;
-    boot::root(&configure)?;
-    for failure in boot::finish(&configure) {
+    let mut root = boot::root(&configure)?;
+    for failure in root.failures.drain(..).chain(boot::finish(&configure)) {
         let cause = failure.source;
         let warning = FromAgent::Warning(format!("{}: {cause}", failure.attempt));
         agent_proto::write_frame(&mut control, &warning).map_err(Failure::of("warn the host"))?;
     }
     let dial = |count| vsock::dial(HOST_PORT, count);
-    agent::serve(OwnedFd::from(control), &dial, &configure.user, Orphans::Reaped)
+    let stop = agent::serve(OwnedFd::from(control), &dial, &configure.user, Orphans::Reaped);
+    kernel::end_processes();
+    root.settle();
+    stop
 }
 
 /// Opens the control connection, and lets the host prepare its answer.

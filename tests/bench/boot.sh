@@ -38,7 +38,7 @@ qemu() {
   ./qemu -L firmware -M microvm,accel=kvm,x-option-roms=off,pit=off,pic=off,rtc=off,isa-serial=off -cpu host -smp 1 \
     -m 256 -nodefaults -no-user-config -display none -no-reboot -kernel vmlinux -initrd "$1" -append "$line"
 }
-product() { ./nofear run --cpus 1 --mem 256M --share $work/share:/bench -- /bench/command; }
+product() { ./nofear run --temporary --cpus 1 --mem 256M --share $work/share:/bench -- /bench/command; }
 
 echo 0 >$trace/tracing_on
 echo mono >$trace/trace_clock

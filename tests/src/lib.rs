@@ -29,10 +29,10 @@ pub fn nofear() -> Option<Command> {
     ours("NOFEAR").map(Command::new)
 }
 
-/// `nofear run` with these arguments.
+/// `nofear run --temporary` with these arguments: a run that nothing is left of.
 pub fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Option<Command> {
     let mut command = nofear()?;
-    command.arg("run").args(arguments).stdin(Stdio::null());
+    command.args(["run", "--temporary"]).args(arguments).stdin(Stdio::null());
     Some(command)
 }
 

@@ -142,7 +142,7 @@ fn a_terminal_is_a_terminal_of_the_hosts_size() {
     let slave = std::fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
     let before = rustix::termios::tcgetattr(&slave).unwrap();
     let mut child = command
-        .args(["run", "--", "sh", "-c", "tty; stty size; read x; echo \"<$x>\"; sleep 60"])
+        .args(["run", "--temporary", "--", "sh", "-c", "tty; stty size; read x; echo \"<$x>\"; sleep 60"])
         .stdin(slave.try_clone().unwrap())
         .stdout(slave.try_clone().unwrap())
         .stderr(slave.try_clone().unwrap())

@@ -7,7 +7,8 @@ use nofear_tests::{ours, output};
 
 /// `nofear` reads modules where distributions put them. They are elsewhere here, so each run sees them there
 /// by a mount of its own, which needs no privilege and leaves the machine as it is.
-const SCRIPT: &str = r#"mount --bind "$1" /lib/modules && exec "$NOFEAR" run --kernel "$2" -- "${@:3}""#;
+const SCRIPT: &str =
+    r#"mount --bind "$1" /lib/modules && exec "$NOFEAR" run --temporary --kernel "$2" -- "${@:3}""#;
 
 #[test]
 fn stock_kernels_start_with_their_own_modules() {

@@ -88,7 +88,8 @@ pub enum ToAgent {
         /// The new size.
         size: TerminalSize,
     },
-    /// Sync, then power off. No answer.
+    /// End all processes, write everything back, leave the profile's file system clean, power off. The answer
+    /// is the end of the VM.
     Shutdown,
 }
 
@@ -103,6 +104,19 @@ pub struct Configure {
     pub shares: Vec<Share>,
     /// Seconds and nanoseconds since 1970 on the host.
     pub time: (u64, u32),
+    /// What `/etc/machine-id` holds.
+    pub machine_id: [u8; 16],
+    /// The profile on the first block device; none: what the guest writes stays in its memory, and a block
+    /// device is left alone.
+    pub profile: Option<ProfileDisk>,
+}
+
+/// The profile on the first block device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProfileDisk {
+    /// No command has ever run on it: the agent makes a file system if it finds no complete one. Otherwise it
+    /// never does, whatever it finds.
+    pub fresh: bool,
 }
 
 /// The most shares a VM has.
@@ -218,6 +232,53 @@ pub enum End {
     Exited(u8),
     /// By this signal.
     Signaled(u8),
+}
+
+/// The guest's one program, for guest root: started by this name it does what its first argument says.
+pub const TOOL: &str = "/proc/1/exe";
+
+/// The first argument of [`TOOL`] for: write to standard output what the profile on the first block device,
+/// which nothing else may use, changed against the host's software, as [`Change`] frames.
+pub const TOOL_DIFF: &str = "diff";
+
+/// The longest [`Change`] frame, in bytes.
+pub const MAX_CHANGE: usize = 8 << 10;
+
+/// A difference between a profile and the host's software.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What happened to the file.
+    pub kind: ChangeKind,
+    /// What it is; of a deleted one, what it was.
+    pub file: FileKind,
+    /// Its size in bytes, for regular files.
+    pub size: u64,
+    /// Where it is in the guest, absolute; raw bytes, at most 4,096.
+    pub path: Vec<u8>,
+}
+
+/// What happened to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChangeKind {
+    /// The host has no such file.
+    Added,
+    /// The host has another one, or one with another owner or other permissions.
+    Changed,
+    /// The host has it, and the profile hides it.
+    Deleted,
+}
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileKind {
+    /// A regular file.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A device, a pipe or a socket.
+    Special,
 }
 
 /// Writes one frame.

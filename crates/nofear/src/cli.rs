@@ -8,6 +8,9 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::environment::Variable;
 use crate::memory;
+use crate::profile::cli::{ProfileArgs, Verb};
+use crate::profile::image;
+use crate::profile::name::Name;
 use crate::shares::ShareSpec;
 
 #[cfg(test)]
@@ -16,10 +19,64 @@ mod tests;
 /// Runs programs of this machine in virtual machines of their own.
 #[derive(Debug, Parser)]
 #[command(name = "nofear", version, max_term_width = 100)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    command: Option<Command>,
+
+    /// As the tool before this one had it.
+    #[command(flatten)]
+    old: OldFlags,
+
+    /// With --delete-profile: don't ask
+    #[arg(short, long, requires = "delete_profile", conflicts_with_all = ["list_profiles", "new_profile"])]
+    yes: bool,
+}
+
+/// What the tool before this one took instead of a verb.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct OldFlags {
+    /// As 'profile list'
+    #[arg(short, long)]
+    list_profiles: bool,
+
+    /// As 'profile new NAME'
+    #[arg(short, long, value_name = "NAME", value_parser = Name::parse)]
+    new_profile: Option<Name>,
+
+    /// As 'profile delete NAME'
+    #[arg(short, long, value_name = "NAME", alias = "delete", value_parser = Name::parse)]
+    delete_profile: Option<Name>,
+}
+
+/// What the user asks for, in one way or another.
+#[derive(Debug)]
+pub enum Action {
+    /// A program in a VM.
+    Run(Box<RunArgs>),
+    /// Something with a profile.
+    Profile(Verb),
+}
+
+impl Cli {
+    /// How much to say, and what to do.
+    pub fn action(self) -> (u8, Action) {
+        let OldFlags { new_profile, delete_profile, .. } = self.old;
+        let verb = match (self.command, new_profile, delete_profile) {
+            (Some(Command::Run(args)), ..) => return (args.verbose, Action::Run(args)),
+            (Some(Command::Profile(ProfileArgs { verb })), ..) => verb,
+            (None, Some(name), _) => Verb::New { name, disk_size: image::DEFAULT_SIZE },
+            (None, None, Some(name)) => Verb::Delete { name, yes: self.yes },
+            (None, None, None) => Verb::List,
+        };
+        (0, Action::Profile(verb))
+    }
 }
 
 /// What the program does.
@@ -28,15 +85,19 @@ pub enum Command {
     /// Run a program in a new virtual machine
     ///
     /// The program sees this machine's software read-only and none of your files. Its output, input and exit
-    /// status are passed through; what it writes is gone when it ends.
+    /// status are passed through. What it writes is kept in a profile, which the next run of that profile sees.
     #[command(after_long_help = EXAMPLES)]
     Run(Box<RunArgs>),
+    /// Make, show, copy, check and delete profiles: what VMs keep from one run to the next
+    Profile(ProfileArgs),
 }
 
 const EXAMPLES: &str = "\
 Examples:
   nofear run                                  a login shell
   nofear run uname -a
+  nofear run -p work make                     in the profile 'work'
+  nofear run -t sh                            nothing is kept
   nofear run -m 4G -c 8 --share ~/src:/src --workdir /src make -n
   tar c . | nofear run tar tv
   nofear run --root -- sh -c 'mount; id'
@@ -60,6 +121,21 @@ pub struct RunArgs {
     /// dash.
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+
+    /// The profile, made if it is not there: its home and all other changes are kept
+    #[arg(
+        short, long, value_name = "NAME", default_value = "default", value_parser = Name::parse,
+        conflicts_with = "temporary"
+    )]
+    pub profile: Name,
+
+    /// Keep nothing: what the program writes is in memory, and gone when it ends
+    #[arg(short, long)]
+    pub temporary: bool,
+
+    /// Size of the disk of a profile that is made [default: 1G]
+    #[arg(long, value_name = "SIZE", value_parser = image::parse_size, conflicts_with = "temporary")]
+    pub disk_size: Option<u64>,
 
     /// Number of CPUs [default: those of this machine, at most 4]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(vmm::MAX_VCPUS)))]

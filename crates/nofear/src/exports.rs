@@ -75,14 +75,22 @@ const ALLOWED: &[Entry] = &[
     entry("/etc/mke2fs.conf", "mkfs.ext4 refuses some options without it"),
     entry("/etc/perl", "what /usr/share/perl's links lead to"),
     entry("/etc/python3", "Debian's list of installed Pythons"),
+    entry("/etc/python-exec", "Gentoo's choice of Pythons, which /usr/bin/python reads"),
+    entry("/etc/pki/java", "certificate authorities for Java: Fedora"),
     entry("/etc/java", "Java's configuration, which the links in /usr/lib/jvm lead to"),
 ];
 
 /// Directories of `/etc` whose names carry a version: what the name starts with.
 const VERSIONED: &[Entry] = &[
     entry("python3.", "sitecustomize.py, which the link in /usr/lib/python3 leads to"),
-    entry("java-", "Java's configuration, which the links in /usr/lib/jvm lead to"),
+    entry("java-", "Java's configuration, which the links in /usr/lib/jvm lead to; Gentoo's choice of one"),
+    entry("java1", "likewise: Arch, as /etc/java17-openjdk"),
+    entry("java2", "likewise"),
+    entry("java8", "likewise"),
 ];
+
+/// A machine with fewer programs in `/usr/bin` keeps them elsewhere.
+const FEW_PROGRAMS: usize = 20;
 
 /// Opens the software of this host.
 ///
@@ -91,6 +99,29 @@ const VERSIONED: &[Entry] = &[
 /// Names the path of the host that can't be opened.
 pub fn open() -> anyhow::Result<Export> {
     build(Path::new("/")).context("collect the host's software")?.open().context("open the host's software")
+}
+
+/// What to tell the user of a machine whose programs are not in `/usr`, if this is one.
+pub fn advice() -> Option<&'static str> {
+    advice_for(Path::new("/"))
+}
+
+fn advice_for(root: &Path) -> Option<&'static str> {
+    let programs =
+        root.join("usr/bin").read_dir().map_or(0, |directory| directory.take(FEW_PROGRAMS).count());
+    if programs >= FEW_PROGRAMS {
+        return None;
+    }
+    Some(match root.join("nix/store").is_dir() {
+        true => {
+            "this machine keeps its programs outside of /usr: show them with --share /nix/store \
+             --share /run/current-system/sw:/run/current-system/sw --env PATH=/run/current-system/sw/bin"
+        }
+        false => {
+            "this machine has hardly any programs in /usr/bin: if they are elsewhere, show them with --share \
+             FOLDER, and name them with --env PATH=FOLDER/bin"
+        }
+    })
 }
 
 /// Where programs are: the directories a login shell can be in.

@@ -12,22 +12,34 @@ mod frames;
 mod images;
 mod logging;
 mod memory;
+mod profile;
 mod run;
 mod runtime_dir;
 mod session;
 mod shares;
 mod signals;
+mod software;
 mod streams;
 mod sys;
 mod terminal;
 mod text;
 mod user;
+mod vm;
 
 use clap::Parser;
 
+use cli::Action;
+
 fn main() {
     let status = match cli::Cli::try_parse() {
-        Ok(cli::Cli { command: cli::Command::Run(args) }) => run::run(*args),
+        Ok(cli) => {
+            let (verbosity, action) = cli.action();
+            logging::start(verbosity);
+            match action {
+                Action::Run(args) => run::run(*args),
+                Action::Profile(verb) => profile::commands::run(verb),
+            }
+        }
         Err(e) => {
             // Fails only when there is nobody to read it.
             let _ = e.print();

@@ -12,6 +12,15 @@ const MAX: u64 = 16 << 40;
 /// A size in bytes: digits, perhaps with a decimal point, and `K`, `M`, `G` or `T` (powers of 1024, also as
 /// `MB` or `MiB`); MiB without. Rounded up to 2 MiB.
 pub fn parse(text: &str) -> Result<u64, String> {
+    let bytes = bytes(text)?.next_multiple_of(HUGE_PAGE);
+    if bytes < vmm::MIN_MEMORY {
+        return Err(format!("{text} is too little: a VM needs at least {}", human(vmm::MIN_MEMORY)));
+    }
+    Ok(bytes)
+}
+
+/// A size in bytes, as it is written, at most 16 TiB.
+pub fn bytes(text: &str) -> Result<u64, String> {
     let malformed = || format!("'{text}' is not a size: write 512M, 2G or 1.5G");
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
@@ -33,11 +42,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
     // A fraction has at most 9 digits and a unit 41 bits: their product is below 2^71.
     let fraction = (u128::from(fraction) * u128::from(unit) / u128::from(scale)) as u64;
     let bytes = whole.checked_mul(unit).and_then(|bytes| bytes.checked_add(fraction)).filter(|b| *b <= MAX);
-    let bytes = bytes.ok_or_else(too_much)?.next_multiple_of(HUGE_PAGE);
-    if bytes < vmm::MIN_MEMORY {
-        return Err(format!("{text} is too little: a VM needs at least {}", human(vmm::MIN_MEMORY)));
-    }
-    Ok(bytes)
+    bytes.ok_or_else(too_much)
 }
 
 /// The guest's memory when the user does not say: 2 GiB, or half of a smaller host's.

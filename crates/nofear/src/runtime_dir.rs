@@ -70,6 +70,11 @@ impl RuntimeDir {
         Ok(Self { id: made, path, above, folder })
     }
 
+    /// The VM's name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Where the guest's agent connects to.
     pub fn agent_socket(&self) -> PathBuf {
         self.path.join(AGENT_SOCKET)

@@ -24,6 +24,7 @@ use rustix::time::Timespec;
 
 use crate::frames::{Connection, Received};
 use crate::signals::Signals;
+use crate::software::SoftwareWatch;
 use crate::streams::{Event, Inbox, Pumps, Standard};
 use crate::terminal::{self, Terminal};
 use crate::text::printable;
@@ -46,6 +47,9 @@ const TURN: u32 = 64;
 /// How long the guest may take for what needs no work of the command: to connect the streams of a command
 /// that has ended, or to end the VM after its agent has gone.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a guest that keeps something may take to write it back and power off.
+const PARTING: Duration = Duration::from_secs(60);
 
 /// This many SIGINT or SIGTERM, each within [`INSIST_WITHIN`] of the one before, end the VM and not only the
 /// command.
@@ -112,6 +116,10 @@ pub struct Session<'a> {
     pub configure: Configure,
     /// The command.
     pub run: Run,
+    /// What tells that the host's software changes meanwhile.
+    pub software: Option<SoftwareWatch>,
+    /// Something of the guest lasts: after the command it writes everything back and powers off by itself.
+    pub lasting: bool,
 }
 
 impl Session<'_> {
@@ -127,7 +135,8 @@ impl Session<'_> {
             Stdio::Pipes => vec![Stream::Stdin, Stream::Stdout, Stream::Stderr],
         };
         let open_outputs = streams.iter().filter(|stream| **stream != Stream::Stdin).count();
-        Conversation {
+        let lasting = self.lasting;
+        let mut conversation = Conversation {
             command: self.run.command,
             session: self,
             state: State::Booting,
@@ -140,8 +149,14 @@ impl Session<'_> {
             deadline: None,
             warnings: 0,
             insistence: (0, None),
+        };
+        let result = conversation.conduct();
+        let is_agent_there = conversation.control.is_some() && conversation.vm_ended.is_none();
+        let is_sane = !result.as_ref().is_err_and(|e| e.is::<GuestFailed>());
+        if lasting && is_agent_there && is_sane {
+            conversation.part();
         }
-        .conduct()
+        result
     }
 }
 
@@ -175,7 +190,7 @@ struct Conversation<'a> {
 }
 
 impl Conversation<'_> {
-    fn conduct(mut self) -> anyhow::Result<Ending> {
+    fn conduct(&mut self) -> anyhow::Result<Ending> {
         loop {
             self.wait()?;
             while let Some(signal) = self.session.signals.next().context("read signals")? {
@@ -187,6 +202,7 @@ impl Conversation<'_> {
             while let Some(event) = self.session.inbox.next() {
                 self.on_event(event)?;
             }
+            self.look_at_software();
             self.accept()?;
             self.greet()?;
             if let Some(ending) = self.listen()? {
@@ -201,6 +217,55 @@ impl Conversation<'_> {
         }
     }
 
+    /// Lets the guest end by itself, so that nothing it has written is lost. A guest that does not, or a signal,
+    /// ends the waiting.
+    fn part(&mut self) {
+        if let Some(terminal) = &self.session.terminal
+            && let Err(e) = terminal.allow_signals()
+        {
+            log::debug!("{e:#}");
+        }
+        self.deadline = Some(Instant::now() + PARTING);
+        self.session.software = None;
+        if let Err(e) = self.until_vm_ends() {
+            log::warn!("the VM was not ended in order: {e:#}; what it wrote last may be lost");
+        }
+    }
+
+    fn until_vm_ends(&mut self) -> anyhow::Result<()> {
+        ensure!(self.send(&ToAgent::Shutdown)?, "its agent takes no messages");
+        while self.vm_ended.is_none() {
+            if let Some(control) = &mut self.control {
+                control.flush().context("write to the guest's agent")?;
+            }
+            self.wait()?;
+            while let Some(signal) = self.session.signals.next().context("read signals")? {
+                if !matches!(signal, Signal::WINCH | Signal::CONT) {
+                    bail!("signal {} came first", signal.as_raw());
+                }
+            }
+            self.session.inbox.clear();
+            while let Some(event) = self.session.inbox.next() {
+                if let Event::VmEnded(why) = event {
+                    self.vm_ended = Some(why);
+                }
+            }
+            // What comes to the socket now is of no interest, but must not keep the loop from its sleep.
+            self.greeting.clear();
+            while self.session.listener.accept().is_ok() {}
+            while let Some(control) = &mut self.control {
+                match control.receive::<FromAgent>(MAX_FROM_AGENT) {
+                    Ok(Received::Message(_)) => {}
+                    Ok(Received::Nothing) => break,
+                    Ok(Received::End) | Err(_) => self.control = None,
+                }
+            }
+            let late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+            ensure!(!late || self.vm_ended.is_some(), "it took more than {} s", PARTING.as_secs());
+        }
+        Ok(())
+    }
+
     /// Waits until there is something to do.
     fn wait(&self) -> anyhow::Result<()> {
         let session = &self.session;
@@ -209,6 +274,7 @@ impl Conversation<'_> {
         if self.greeting.len() < MAX_GREETING {
             descriptors.push(read(session.listener.as_fd()));
         }
+        descriptors.extend(session.software.iter().map(|watch| read(watch.as_fd())));
         if let Some(control) = &self.control {
             let write = if control.has_waiting() { PollFlags::OUT } else { PollFlags::empty() };
             descriptors.push(PollFd::from_borrowed_fd(control.as_fd(), PollFlags::IN | write));
@@ -219,6 +285,17 @@ impl Conversation<'_> {
         match poll(&mut descriptors, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(e) => Err(e).context("wait for the guest"),
+        }
+    }
+
+    /// Says, once, that the host's software has changed.
+    fn look_at_software(&mut self) {
+        if self.session.software.as_ref().is_some_and(SoftwareWatch::has_changed) {
+            self.session.software = None;
+            log::warn!(
+                "this machine's software was changed while the VM uses it: if a program in it misbehaves, start \
+                 the VM anew"
+            );
         }
     }
 

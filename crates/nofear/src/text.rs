@@ -13,6 +13,27 @@ pub fn printable(text: &str, limit: usize) -> String {
     text.chars().take(limit).map(shown).collect()
 }
 
+/// A name of the guest's, in one line, from which its bytes can be told: what is no printable text, and what could
+/// drive the terminal or change the order of what is read, is written as `\\xNN` for each byte.
+pub fn escaped(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    let escape = |text: &mut String, bytes: &[u8]| {
+        text.extend(bytes.iter().map(|byte| format!("\\x{byte:02x}")));
+    };
+    for chunk in name.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            // A backslash too, or a name could be written like the escaped form of another.
+            if c == '\\' || printable(c.encode_utf8(&mut [0; 4]), 1) != String::from(c) || c == '\t' {
+                escape(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes());
+            } else {
+                text.push(c);
+            }
+        }
+        escape(&mut text, chunk.invalid());
+    }
+    text
+}
+
 /// The last `lines` lines of a kernel's console, printable.
 pub fn last_lines(console: &[u8], lines: usize) -> Vec<String> {
     let text = String::from_utf8_lossy(console);
@@ -35,6 +56,13 @@ mod tests {
     fn text_of_the_guest_is_one_line_in_its_own_order() {
         let forged = "x\nnofear: all is well\u{202e}\u{2066}\u{2028}";
         assert_eq!(printable(forged, 99), "x nofear: all is well\u{fffd}\u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn a_hostile_name_is_shown_byte_for_byte_and_harmless() {
+        assert_eq!(escaped("/home/ä b".as_bytes()), "/home/ä b");
+        assert_eq!(escaped(b"a\x1b[2J\n\tb\xff\\x"), r"a\x1b[2J\x0a\x09b\xff\x5cx");
+        assert_eq!(escaped("\u{202e}".as_bytes()), r"\xe2\x80\xae");
     }
 
     #[test]

@@ -5,8 +5,18 @@ fn user(name: &str, uid: u32, gid: u32, home: &str) -> User {
 }
 
 fn made_for(user: User) -> Vec<Entry> {
-    let configure = Configure { hostname: "nofear-x".into(), user, shares: Vec::new(), time: (0, 0) };
-    files(&configure, [0xab; 16]).unwrap()
+    files(&configure(user)).unwrap()
+}
+
+fn configure(user: User) -> Configure {
+    Configure {
+        hostname: "nofear-x".into(),
+        user,
+        shares: Vec::new(),
+        time: (0, 0),
+        machine_id: [0xab; 16],
+        profile: None,
+    }
 }
 
 fn entry<'a>(files: &'a [Entry], path: &str) -> &'a Entry {
@@ -88,16 +98,33 @@ fn the_machine_id_is_32_lower_case_digits() {
 
 #[test]
 fn a_name_that_would_add_a_line_is_refused() {
-    let mut configure = Configure {
-        hostname: "h".into(),
-        user: user("ann\nroot2:*:0:0", 1000, 1000, "/home/ann"),
-        shares: Vec::new(),
-        time: (0, 0),
-    };
-    assert_eq!(files(&configure, [0; 16]), Err(Unusable { what: "user's name" }));
+    let mut configure = configure(user("ann\nroot2:*:0:0", 1000, 1000, "/home/ann"));
+    assert_eq!(files(&configure), Err(Unusable { what: "user's name" }));
     configure.user = user("ann", 1000, 1000, "/home:x");
-    assert_eq!(files(&configure, [0; 16]), Err(Unusable { what: "user's home" }));
+    assert_eq!(files(&configure), Err(Unusable { what: "user's home" }));
     configure.user.home = "/home/ann".into();
     configure.hostname.clear();
-    assert_eq!(files(&configure, [0; 16]), Err(Unusable { what: "host name" }));
+    assert_eq!(files(&configure), Err(Unusable { what: "host name" }));
+}
+
+#[test]
+fn a_profile_that_gets_another_name_changes_its_own_line_of_hosts_alone() {
+    let made = made_for(user("ann", 1000, 1000, "/home/ann"));
+    let hosts = format!("{}10.0.0.1\tnofear-xy\n", text(&made, "etc/hosts"));
+    let renamed = renamed_hosts(&hosts, "nofear-x", "nofear-y").unwrap();
+    assert_eq!(renamed, hosts.replace("127.0.1.1\tnofear-x\n", "127.0.1.1\tnofear-y\n"));
+    assert_eq!(renamed_hosts(&hosts, "nofear-x", "nofear-x"), None);
+    assert_eq!(renamed_hosts("127.0.0.1\tlocalhost\n", "nofear-x", "nofear-y"), None);
+}
+
+#[test]
+fn a_profile_of_another_user_lacks_a_line_and_one_of_this_user_none() {
+    let ann = user("ann", 1000, 1001, "/home/ann");
+    let made = made_for(ann.clone());
+    let (passwd, group) = (text(&made, "etc/passwd"), text(&made, "etc/group"));
+    assert_eq!(missing_user(passwd, &ann), None);
+    assert_eq!(missing_group(group, &ann), None);
+    let bob = user("bob", 1002, 1003, "/home/bob");
+    assert_eq!(missing_user(passwd, &bob).unwrap(), "bob:*:1002:1003:bob:/home/bob:/bin/bash\n");
+    assert_eq!(missing_group(group, &bob).unwrap(), "bob:x:1003:\n");
 }

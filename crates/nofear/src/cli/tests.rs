@@ -6,9 +6,9 @@ use super::*;
 
 fn run(arguments: &[&str]) -> Result<RunArgs, clap::Error> {
     let all = ["nofear", "run"].iter().chain(arguments);
-    Cli::try_parse_from(all).map(|cli| {
-        let Command::Run(run) = cli.command;
-        *run
+    Cli::try_parse_from(all).map(|cli| match cli.action() {
+        (_, Action::Run(run)) => *run,
+        (_, Action::Profile(verb)) => panic!("{verb:?}"),
     })
 }
 
@@ -88,6 +88,50 @@ fn values_out_of_range_are_refused_with_the_range() {
 fn arguments_are_bytes() {
     let odd = OsStr::from_bytes(b"\xff\n'\"$");
     let all = ["nofear", "run", "printf"].map(OsString::from).into_iter().chain([odd.into()]);
-    let Command::Run(run) = Cli::try_parse_from(all).unwrap().command;
+    let (_, Action::Run(run)) = Cli::try_parse_from(all).unwrap().action() else { panic!("not run") };
     assert_eq!(run.command[1], odd);
+}
+
+fn verb(arguments: &[&str]) -> Result<String, String> {
+    let cli = Cli::try_parse_from(["nofear"].iter().chain(arguments)).map_err(|e| e.to_string())?;
+    match cli.action() {
+        (_, Action::Profile(verb)) => Ok(format!("{verb:?}")),
+        (_, Action::Run(_)) => panic!("run"),
+    }
+}
+
+#[test]
+fn the_old_flags_are_verbs() {
+    for (old, new) in [
+        (&["-l"][..], &["profile", "list"][..]),
+        (&["--list-profiles"], &["profile", "list"]),
+        (&["-n", "web"], &["profile", "new", "web"]),
+        (&["-d", "web"], &["profile", "delete", "web"]),
+        (&["--delete", "web", "--yes"], &["profile", "delete", "web", "-y"]),
+    ] {
+        assert_eq!(verb(old).unwrap(), verb(new).unwrap());
+    }
+    for wrong in [
+        &["-l", "-n", "x"][..],
+        &["-n", "../x"],
+        &["-l", "profile", "list"],
+        &["-l", "-y"],
+        &[],
+        &["profile"],
+    ] {
+        assert!(verb(wrong).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_run_has_the_default_profile_another_one_or_none() {
+    assert_eq!(run(&["true"]).unwrap().profile.as_str(), "default");
+    assert_eq!(run(&["-p", "web", "true"]).unwrap().profile.as_str(), "web");
+    assert!(run(&["-t", "true"]).unwrap().temporary);
+    assert!(run(&["-t", "-p", "web", "true"]).is_err());
+    assert!(run(&["-t", "--disk-size", "2G", "true"]).is_err());
+    assert_eq!(run(&["--disk-size", "2G", "true"]).unwrap().disk_size, Some(2 << 30));
+    for wrong in ["../x", "-x", "", "a/b"] {
+        assert!(run(&["-p", wrong, "true"]).is_err(), "{wrong}");
+    }
 }

@@ -3,6 +3,8 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 
+mod layouts;
+
 #[test]
 fn nothing_of_the_user_or_the_machine_is_on_the_list() {
     let forbidden = [

@@ -59,7 +59,14 @@ impl Host {
             inbox,
             pumps,
             terminal: None,
-            configure: Configure { hostname: "h".into(), user, shares: Vec::new(), time: (1, 2) },
+            configure: Configure {
+                hostname: "h".into(),
+                user,
+                shares: Vec::new(),
+                time: (1, 2),
+                machine_id: [7; 16],
+                profile: None,
+            },
             run: Run {
                 command: ID,
                 argv: vec![b"prog\n\xff".to_vec(), vec![b'x'; 200_000]],
@@ -68,6 +75,8 @@ impl Host {
                 root: false,
                 stdio,
             },
+            software: None,
+            lasting: false,
         };
         Self { folder, input: Some(input.into()), signals: signals.into(), notifier, stdout, stderr, session }
     }
@@ -455,4 +464,54 @@ fn a_flood_of_warnings_is_taken_and_the_command_goes_on() {
         agent.ended(End::Exited(5));
     });
     assert_eq!(outcome.result.unwrap(), Ending::Command(End::Exited(5)));
+}
+
+#[test]
+fn a_guest_of_which_something_lasts_is_ended_in_order() {
+    let mut host = Host::new(Stdio::Pipes);
+    host.session.lasting = true;
+    let notifier = host.notifier.clone();
+    let outcome = host.against(|path| {
+        let mut agent = Agent::start(path);
+        let streams = agent.pipes();
+        agent.started();
+        agent.ended(End::Exited(3));
+        drop(streams);
+        assert_eq!(agent.receive(), Some(ToAgent::Shutdown));
+        // What a guest may still say on its way down.
+        agent.send(&FromAgent::Warning("x".into()));
+        notifier.tell(Event::VmEnded("power off".into()));
+    });
+    assert_eq!(outcome.result.unwrap(), Ending::Command(End::Exited(3)));
+}
+
+#[test]
+fn a_signal_ends_the_waiting_for_a_guest_that_does_not_end() {
+    let mut host = Host::new(Stdio::Pipes);
+    host.session.lasting = true;
+    let mut signals = host.signals.try_clone().unwrap();
+    let outcome = host.against(|path| {
+        let mut agent = Agent::start(path);
+        let streams = agent.pipes();
+        agent.started();
+        agent.ended(End::Exited(3));
+        drop(streams);
+        assert_eq!(agent.receive(), Some(ToAgent::Shutdown));
+        signal(&mut signals, Signal::TERM);
+        // Until the host closes its end.
+        assert_eq!(agent.receive(), None);
+    });
+    assert_eq!(outcome.result.unwrap(), Ending::Command(End::Exited(3)));
+}
+
+#[test]
+fn a_guest_that_broke_the_protocol_is_not_waited_for() {
+    let mut host = Host::new(Stdio::Pipes);
+    host.session.lasting = true;
+    let outcome = host.against(|path| {
+        let mut agent = Agent::start(path);
+        agent.send(&FromAgent::Ended { command: CommandId(99), end: End::Exited(0) });
+        assert_eq!(agent.receive(), None);
+    });
+    assert!(outcome.error().contains("protocol"));
 }

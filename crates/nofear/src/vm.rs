@@ -1,0 +1,150 @@
+//! A VM from its configuration to the end of its command.
+
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use agent_proto::{Configure, HOST_PORT, ROOT_TAG, Run};
+use anyhow::Context;
+use rustix::rand::{GetRandomFlags, getrandom};
+use vmm::{Config, Console, Initramfs, Policy, Share, ThreadKind, Vsock, VsockPort};
+
+use crate::images::{self, Image};
+use crate::runtime_dir::RuntimeDir;
+use crate::session::{Ending, GuestFailed, Session};
+use crate::signals::Signals;
+use crate::software::SoftwareWatch;
+use crate::streams::{Event, Pumps, StandardStreams, inbox};
+use crate::terminal::Terminal;
+use crate::{exports, memory, text};
+
+/// The most CPUs that a VM gets unasked.
+const DEFAULT_CPUS: usize = 4;
+
+/// A CID is seen by its own guest only, so every guest has the first one.
+const GUEST_CID: u32 = 3;
+
+/// How long the VM's threads may take to end after they were told to.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// How much of the kernel's console is shown when the guest dies.
+const CONSOLE_LINES: usize = 20;
+
+/// The VM that every command gets: the host's software, and the agent's way to this process.
+pub fn config(kernel: Option<&Path>, runtime_dir: &RuntimeDir) -> anyhow::Result<Config> {
+    let (kernel, modules) = match kernel {
+        Some(kernel) => (kernel.to_owned(), images::modules(kernel)?),
+        None => (Image::Kernel.find()?, None),
+    };
+    let agent_image = Initramfs::File(Image::Initramfs.find()?);
+    let agent = VsockPort { port: HOST_PORT, path: runtime_dir.agent_socket() };
+    let mut config = Config::new(kernel);
+    config.initramfs = modules.into_iter().chain([agent_image]).collect();
+    config.cache = images::cache();
+    config.memory = memory::default();
+    config.vcpus = default_cpus();
+    config.shares = vec![Share { tag: ROOT_TAG.into(), export: exports::open()? }];
+    config.vsock = Some(Vsock { cid: GUEST_CID, listen: Vec::new(), connect: vec![agent] });
+    Ok(config)
+}
+
+/// The CPUs of this machine, at most four.
+pub fn default_cpus() -> u8 {
+    let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u8::try_from(cpus.min(DEFAULT_CPUS)).unwrap_or(1)
+}
+
+/// Sixteen random bytes, for what must not meet its like.
+pub fn random_id() -> anyhow::Result<[u8; 16]> {
+    let mut id = [0; 16];
+    getrandom(&mut id, GetRandomFlags::empty()).context("get random bytes")?;
+    Ok(id)
+}
+
+/// Seconds and nanoseconds since 1970.
+pub fn now() -> (u64, u32) {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (since.as_secs(), since.subsec_nanos())
+}
+
+/// A VM, and what is to run in it.
+pub struct Conduct<'a> {
+    /// The VM.
+    pub config: Config,
+    /// Its folder.
+    pub runtime_dir: &'a RuntimeDir,
+    /// Where the command's streams go.
+    pub streams: StandardStreams,
+    /// The terminal, if the command is to have one.
+    pub terminal: Option<Terminal>,
+    /// What the guest is to look like. With a profile it ends in order.
+    pub configure: Configure,
+    /// The command.
+    pub command: Run,
+}
+
+/// Runs the command in the VM. This thread is confined from here on: it can open no file any more.
+pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
+    let Conduct { config, runtime_dir, streams, terminal, configure, command } = conduct;
+    let listener = runtime_dir.listen()?;
+    let mut policy = Policy::default();
+    policy.confine_runner = true;
+    let software = SoftwareWatch::start();
+    let shows_console = config.console == Console::Stderr;
+    let lasting = configure.profile.is_some();
+    let resources = config.prepare().context("prepare the VM")?;
+    // Until here a signal ends this process like any other, however long it takes to unpack a kernel or to
+    // open a file; and it has one thread. Those that it starts from here on inherit the mask.
+    let signals = Signals::block()?;
+    let vm = resources.confine(&policy).context("make the VM")?;
+    let handle = vm.handle();
+    let (notifier, inbox) = inbox()?;
+    let (ended, end) = channel();
+    let vm_notifier = notifier.clone();
+    thread::Builder::new()
+        .name("vm".into())
+        .spawn(move || {
+            let why = match vm.run() {
+                Ok(exit) => exit.to_string(),
+                Err(e) => format!("{:#}", anyhow::Error::from(e)),
+            };
+            vm_notifier.tell(Event::VmEnded(why));
+            // Nobody waits for it when the VM ends by itself.
+            let _ = ended.send(());
+        })
+        .context("start the VM's thread")?;
+    // The guest boots meanwhile.
+    let pumps = Pumps::start(streams, &notifier, confine)?;
+    confine()?;
+    let session = Session {
+        listener,
+        signals: &signals,
+        inbox,
+        pumps,
+        terminal,
+        configure,
+        run: command,
+        software,
+        lasting,
+    };
+    let result = session.conduct();
+
+    // A guest of which nothing lasts isn't asked to power off: there is nothing to write back, and its way down
+    // would cost the user a part of the way up.
+    let guest_failed = result.as_ref().is_err_and(|e| e.is::<GuestFailed>());
+    let console = if guest_failed && !shows_console { handle.console() } else { Vec::new() };
+    handle.stop();
+    if end.recv_timeout(STOP_WITHIN).is_err() {
+        log::warn!("the VM did not end within {} s; it ends with this process", STOP_WITHIN.as_secs());
+    }
+    for line in text::last_lines(&console, CONSOLE_LINES) {
+        log::error!("in the VM: {line}");
+    }
+    result
+}
+
+/// Confines a thread that talks to the guest.
+fn confine() -> anyhow::Result<()> {
+    vmm::confine_thread(ThreadKind::Control).context("confine a thread")
+}
