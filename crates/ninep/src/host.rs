@@ -4,6 +4,7 @@
 //! `readlinkat`, `pread64`, `lseek`, `getdents64`, `close`.
 
 pub(crate) mod change;
+pub(crate) mod lock;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;

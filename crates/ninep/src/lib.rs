@@ -58,6 +58,7 @@ mod export;
 mod fid;
 mod host;
 mod identity;
+mod locks;
 mod reply;
 mod server;
 mod tree;

@@ -1,6 +1,7 @@
 //! The server: one session of one client over one export.
 
 mod change;
+mod lock;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -15,11 +16,12 @@ use crate::directory::Directory;
 use crate::export::{Backing, Export};
 use crate::fid::{FidState, FidTable, Handle, Open, OpenFile};
 use crate::host::{self, change as host_change};
+use crate::locks::Locks;
 use crate::reply::{Data, Reply};
 use crate::tree::{Node, Tree};
 use crate::wire::{
-    Attributes, DATA_HEADER, ERROR_SIZE, Fid, HEADER, LockKind, LockStatus, MAX_WALK, Malformed, PATH_MAX,
-    Qid, Request, Response, Tag, VERSION, WRITE_HEADER, Walk, WriteHead, kind, open_flags,
+    Attributes, DATA_HEADER, ERROR_SIZE, Fid, HEADER, MAX_WALK, Malformed, PATH_MAX, Qid, Request, Response,
+    Tag, VERSION, WRITE_HEADER, Walk, WriteHead, kind, open_flags,
 };
 
 #[cfg(test)]
@@ -66,6 +68,7 @@ pub struct Server {
     fids: FidTable,
     open_files: Budget,
     xattrs: Budget,
+    locks: Locks,
     /// `RLIMIT_FSIZE`: a write beyond it would end the process by a signal.
     largest_file: u64,
     limits: Limits,
@@ -93,6 +96,7 @@ impl Server {
             fids: FidTable::new(limits.fids),
             open_files: Budget::new(limits.open_files),
             xattrs: Budget::new(XATTRS),
+            locks: Locks::default(),
             largest_file: getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX),
             limits,
             msize: AtomicU32::new(0),
@@ -157,6 +161,7 @@ impl Server {
     pub fn reset(&self) {
         self.msize.store(0, Ordering::Release);
         self.fids.clear();
+        self.locks.clear();
     }
 
     /// What the client is held to: the limits given, with those on descriptors lowered to the process's.
@@ -219,13 +224,11 @@ impl Server {
             Request::Statfs { fid } => self.node(fid, Tree::file_system).map(Response::Statfs),
             Request::Clunk { fid } => self.clunk(fid),
             Request::Fsync { fid, data_only } => self.sync(fid, data_only != 0),
-            Request::Lock { fid, .. } => {
-                self.fids.get(fid)?;
-                Ok(Response::Lock(LockStatus::Success))
+            Request::Lock { fid, kind, start, length, proc_id, client_id, .. } => {
+                self.lock(fid, kind, (start, length), (proc_id, client_id))
             }
-            Request::Getlock { fid, start, length, proc_id, client_id, .. } => {
-                self.fids.get(fid)?;
-                Ok(Response::Getlock { kind: LockKind::UNLOCK, start, length, proc_id, client_id })
+            Request::Getlock { fid, kind, start, length, proc_id, client_id } => {
+                self.get_lock(fid, kind, (start, length), (proc_id, client_id))
             }
             Request::Xattrwalk { fid, new_fid, name } => self.xattr_walk(fid, new_fid, name),
             Request::Xattrcreate { fid, name, size, flags } => self.xattr_create(fid, name, size, flags),

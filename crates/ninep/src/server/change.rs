@@ -127,6 +127,7 @@ impl Server {
     /// Tclunk: forgets the fid in any case. The error is that of an attribute that could not be set.
     pub(super) fn clunk(&self, fid: Fid) -> Result<Response<'static>, Errno> {
         let state = self.fids.remove(fid)?;
+        self.unlock(&state);
         if let Some(Handle::Xattr(xattr)) = state.handle() {
             xattr.finish(|setting| {
                 let file = self.xattr_file(&state.node)?;

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use rustix::io::Errno;
 
 use super::*;
+use crate::wire::LockKind;
 use crate::wire::{QidKind, kind};
 
 #[test]

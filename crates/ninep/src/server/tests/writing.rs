@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use rustix::io::Errno;
 
 use super::*;
-use crate::wire::{SetAttributes, open_flags::*, set_attributes as set};
+use crate::wire::{LockKind, SetAttributes, open_flags::*, set_attributes as set};
 
 const WRITE_ALL: u32 = WRITE_ONLY | CREATE;
 
@@ -392,6 +392,61 @@ fn extended_attributes_of_the_user_are_kept_and_no_others() {
     let mut client = connect(&without, 1 << 16);
     assert_eq!(client.xattr(1, 9, b"user.large"), Err(Errno::OPNOTSUPP));
     assert_eq!(client.set_xattr(1, 9, b"user.x", b"x", 0), Err(Errno::OPNOTSUPP));
+}
+
+#[test]
+fn locks_hold_against_the_hosts_programs_until_the_fid_is_gone() {
+    let host = Host::new();
+    let server = host.writable();
+    let mut client = session(&server);
+    let lock = |fid, kind, proc_id| Request::Lock {
+        fid: Fid(fid),
+        kind,
+        flags: 0,
+        start: 10,
+        length: 5,
+        proc_id,
+        client_id: b"guest",
+    };
+    let asked = |fid| Request::Getlock {
+        fid: Fid(fid),
+        kind: LockKind::WRITE,
+        start: 0,
+        length: 0,
+        proc_id: 7,
+        client_id: b"guest",
+    };
+    client.walk(SHARE, 2, "note").unwrap();
+    assert_eq!(client.call(&lock(2, LockKind::WRITE, 1)), Err(Errno::BADF));
+    client.open(2, READ_WRITE).unwrap();
+    client.walk(SHARE, 3, "note").unwrap();
+    client.open(3, READ_WRITE).unwrap();
+    let own = fs::File::options().read(true).write(true).open(host.path("share/note")).unwrap().into();
+    let range = host::lock::Range { start: 12, end: 12 };
+    assert_eq!(client.call(&lock(2, LockKind::WRITE, 1)).unwrap(), [0]);
+    assert!(!host::lock::set(&own, LockKind::READ, range).unwrap());
+    // Another process of the client is not in the way of the first, which its kernel would have said.
+    assert_eq!(client.call(&lock(3, LockKind::READ, 2)).unwrap(), [0]);
+    assert_eq!(client.call(&asked(2)).unwrap()[0], LockKind::UNLOCK.0);
+    client.clunk(2).unwrap();
+    assert!(host::lock::set(&own, LockKind::READ, range).unwrap());
+    assert!(!host::lock::set(&own, LockKind::WRITE, range).unwrap());
+    client.clunk(3).unwrap();
+    assert!(host::lock::set(&own, LockKind::WRITE, range).unwrap());
+
+    client.walk(SHARE, 4, "note").unwrap();
+    client.open(4, 0).unwrap();
+    assert_eq!(client.call(&lock(4, LockKind::READ, 1)).unwrap(), [1]);
+    let reply = client.call(&asked(4)).unwrap();
+    assert_eq!(
+        (reply[0], &reply[1..9], &reply[9..17]),
+        (LockKind::WRITE.0, &12_u64.to_le_bytes()[..], &1_u64.to_le_bytes()[..])
+    );
+    assert_eq!(client.call(&lock(4, LockKind(9), 1)), Err(Errno::INVAL));
+    host::lock::set(&own, LockKind::UNLOCK, range).unwrap();
+    assert_eq!(client.call(&lock(4, LockKind::READ, 1)).unwrap(), [0]);
+    server.reset();
+    assert!(host::lock::set(&own, LockKind::WRITE, range).unwrap());
 }
 
 #[test]
