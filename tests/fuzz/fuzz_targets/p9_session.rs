@@ -1,5 +1,6 @@
-//! A hostile client's whole session over a temporary tree: no reply ever holds a byte of the file outside, no
-//! request takes a second, nothing in the tree changes, and descriptors stay few.
+//! A hostile client's whole session over a temporary tree, a part of which it may change: no reply ever holds a
+//! byte of the file outside, no request takes a second, nothing outside of the writable grant changes, and
+//! descriptors stay few.
 #![no_main]
 
 use std::fs;
@@ -12,7 +13,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use ninep::client::encode;
 use ninep::wire::{Fid, LockKind, Name, Request, SetAttributes, Step, Tag, VERSION, Walk, kind};
-use ninep::{Export, ExportBuilder, Limits, Server};
+use ninep::{Access, Export, ExportBuilder, Limits, Server};
 
 /// In the file outside and nowhere else.
 const CANARY: &[u8] = b"canary-7d1f0c9a4be2";
@@ -23,8 +24,12 @@ const LIMITS: Limits = Limits { msize: 64 << 10, fids: 64, open_files: 16, descr
 const MOST_DESCRIPTORS: usize = 80;
 
 /// Names that exist, that lead outside, or that an attacker would try.
-const NAMES: [&[u8]; 18] = [
+const NAMES: [&[u8]; 22] = [
     b"share",
+    b"rw",
+    b"new",
+    b"other",
+    b"inner",
     b"etc",
     b"bin",
     b"deep",
@@ -130,6 +135,8 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
         .and_then(|builder| builder.file("/share/deep/note", path.join("share/note")))
         .and_then(|builder| builder.file("/etc/note", path.join("share/note")))
         .and_then(|builder| builder.symlink("/bin", "share/up"))
+        .and_then(|builder| builder.directory_with("/rw", path.join("rw"), Access::READ_WRITE))
+        .and_then(|builder| builder.file("/rw/inner", path.join("share/note")))
         .and_then(ExportBuilder::open)
         .expect("an export of the temporary directory");
     Host { directory, export: Arc::new(export) }
@@ -138,6 +145,7 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
 fn build(path: &Path) -> std::io::Result<()> {
     fs::write(path.join("outside"), CANARY)?;
     fs::create_dir_all(path.join("share/deep/deeper"))?;
+    fs::create_dir(path.join("rw"))?;
     fs::write(path.join("share/note"), "hello")?;
     fs::write(path.join("share/deep/deeper/file"), [7; 10_000])?;
     symlink("../outside", path.join("share/link"))?;
@@ -148,14 +156,34 @@ fn build(path: &Path) -> std::io::Result<()> {
     std::process::Command::new("mkfifo").arg(path.join("share/fifo")).status().map(drop)
 }
 
+/// What of the writable grant an earlier session left makes way for the same tree.
+fn renew(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    fs::create_dir_all(path.join("deep/deeper"))?;
+    fs::write(path.join("file"), "changeable")?;
+    symlink("../outside", path.join("link"))?;
+    symlink("..", path.join("up"))
+}
+
 fuzz_target!(|session: Session| {
     let host = &*HOST;
+    renew(&host.directory.path().join("rw")).expect("the writable part of the tree");
     let server = Server::new(Arc::clone(&host.export), LIMITS);
     let mut reply = vec![0; usize::from(session.room) + 64];
     let opening = [
         Message::Version { msize: u16::MAX, large: false },
         Message::Attach { fid: 0 },
         Message::Walk { fid: 0, new_fid: 1, names: vec![0] },
+        Message::Walk { fid: 0, new_fid: 2, names: vec![1] },
     ];
     for message in opening.iter().chain(session.messages.iter().take(256)) {
         let bytes = message.encode();
@@ -187,7 +215,7 @@ fn check_host(path: &Path) {
     assert_eq!(fs::read(path.join("outside")).ok().as_deref(), Some(CANARY));
     assert_eq!(fs::read(path.join("share/note")).ok().as_deref(), Some(&b"hello"[..]));
     let entries = |path: &str| fs::read_dir(HOST.directory.path().join(path)).map_or(0, Iterator::count);
-    assert_eq!((entries(""), entries("share"), entries("share/deep")), (2, 7, 1));
+    assert_eq!((entries(""), entries("share"), entries("share/deep")), (3, 7, 1));
 }
 
 fn name(index: u8) -> &'static [u8] {
@@ -280,12 +308,18 @@ fn change<'a>(fid: Fid, other: Fid, name: Name<'a>, what: u8) -> Request<'a> {
     let directory = fid;
     match what % 12 {
         0 => Request::Lcreate { fid, name, flags: 0o102, mode: 0o644, gid: 0 },
-        1 => Request::Write { fid, offset: 0, data: b"overwritten" },
+        1 => Request::Write { fid, offset: u64::from(other.0) << (what % 64), data: b"overwritten" },
         2 => {
-            let attributes = SetAttributes { valid: u32::MAX, mode: 0o777, ..SetAttributes::default() };
+            // Owners are left: those of this process alone can be given.
+            let valid = !0b110;
+            let size = u64::from(other.0) << (what % 40);
+            let attributes = SetAttributes { valid, mode: 0o7777, size, ..SetAttributes::default() };
             Request::Setattr { fid, attributes }
         }
         3 => Request::Remove { fid },
+        4 if other.0 % 2 == 0 => {
+            Request::Mknod { directory, name, mode: 0o010_644, major: 0, minor: 0, gid: 0 }
+        }
         4 => Request::Xattrcreate { fid, name: b"user.x", size: 1, flags: 0 },
         5 => Request::Symlink { directory, name, target: b"/", gid: 0 },
         6 => Request::Mknod { directory, name, mode: 0o100_644, major: 0, minor: 0, gid: 0 },
