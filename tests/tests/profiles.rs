@@ -288,7 +288,7 @@ fn a_vmm_that_is_killed_loses_nothing_that_was_synced() {
 }
 
 #[test]
-fn a_file_system_that_was_half_made_is_made_again() {
+fn a_half_made_file_system_is_made_again_and_files_come_and_go() {
     let home = Home::new();
     let Some(_) = home.nofear(["-l"]) else { return };
     home.profile(&["new", "a", "--disk-size", "64M"]).ok();
@@ -298,6 +298,18 @@ fn a_file_system_that_was_half_made_is_made_again() {
     fs::File::options().write(true).open(&disk).unwrap().set_len(64 << 20).unwrap();
     let ran = home.run("a", &[], "echo hi > ~/x; cat ~/x").unwrap().ok();
     assert_eq!(ran.text(), "hi\n");
+
+    // Copied in and out.
+    let here = |name: &str| home.0.path().join(name).into_os_string().into_string().unwrap();
+    fs::create_dir(here("folder")).unwrap();
+    fs::write(here("folder/file"), vec![7; 100_000]).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", here("folder/link")).unwrap();
+    output(home.nofear(["cp", &here("folder"), "a:copied"]).unwrap()).ok();
+    let ran = output(home.nofear(["cp", "a:copied", &here("back")]).unwrap()).ok();
+    assert_eq!(fs::read(here("back/file")).unwrap(), vec![7; 100_000]);
+    assert!(!fs::exists(here("back/link")).unwrap() && ran.stderr.contains("leads out"), "{ran:?}");
+    assert_eq!(output(home.nofear(["cp", "b:x", &here("x")]).unwrap()).status, Some(125));
+
     let exported = home.0.path().join("a.nofear-profile");
     home.profile(&["export", "a", exported.to_str().unwrap()]).ok();
     home.profile(&["import", exported.to_str().unwrap(), "b"]).ok();

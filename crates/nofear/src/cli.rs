@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::copy::CopyArgs;
 use crate::environment::Variable;
 use crate::memory;
 use crate::profile::cli::{ProfileArgs, Verb};
@@ -62,6 +63,8 @@ pub enum Action {
     Run(Box<RunArgs>),
     /// Something with a profile.
     Profile(Verb),
+    /// Files between this machine and a profile.
+    Copy(CopyArgs),
 }
 
 impl Cli {
@@ -70,6 +73,7 @@ impl Cli {
         let OldFlags { new_profile, delete_profile, .. } = self.old;
         let verb = match (self.command, new_profile, delete_profile) {
             (Some(Command::Run(args)), ..) => return (args.verbose, Action::Run(args)),
+            (Some(Command::Cp(args)), ..) => return (0, Action::Copy(args)),
             (Some(Command::Profile(ProfileArgs { verb })), ..) => verb,
             (None, Some(name), _) => Verb::New { name, disk_size: image::DEFAULT_SIZE },
             (None, None, Some(name)) => Verb::Delete { name, yes: self.yes },
@@ -90,6 +94,11 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Make, show, copy, check and delete profiles: what VMs keep from one run to the next
     Profile(ProfileArgs),
+    /// Copy files between this machine and a profile
+    ///
+    /// PROFILE:PATH is in a profile; a relative PATH is below its home. The profile must not be in use. Links are
+    /// copied as links, and none that a profile has is ever followed here.
+    Cp(CopyArgs),
 }
 
 const EXAMPLES: &str = "\

@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod cli;
+mod copy;
 mod environment;
 mod exit;
 mod exports;
@@ -37,6 +38,7 @@ fn main() {
             logging::start(verbosity);
             match action {
                 Action::Run(args) => run::run(*args),
+                Action::Copy(args) => copy::run(args),
                 Action::Profile(verb) => profile::commands::run(verb),
             }
         }

@@ -8,7 +8,7 @@ fn run(arguments: &[&str]) -> Result<RunArgs, clap::Error> {
     let all = ["nofear", "run"].iter().chain(arguments);
     Cli::try_parse_from(all).map(|cli| match cli.action() {
         (_, Action::Run(run)) => *run,
-        (_, Action::Profile(verb)) => panic!("{verb:?}"),
+        (_, other) => panic!("{other:?}"),
     })
 }
 
@@ -96,7 +96,7 @@ fn verb(arguments: &[&str]) -> Result<String, String> {
     let cli = Cli::try_parse_from(["nofear"].iter().chain(arguments)).map_err(|e| e.to_string())?;
     match cli.action() {
         (_, Action::Profile(verb)) => Ok(format!("{verb:?}")),
-        (_, Action::Run(_)) => panic!("run"),
+        (_, other) => panic!("{other:?}"),
     }
 }
 
