@@ -48,6 +48,10 @@ const TURN: u32 = 64;
 /// that has ended, or to end the VM after its agent has gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// After this much silence the user is told what can be done. No limit: a machine may be slow, and any signal
+/// ends the VM before its command runs.
+const LONG_START: Duration = Duration::from_secs(30);
+
 /// How long a guest that keeps something may take to write it back and power off.
 const PARTING: Duration = Duration::from_secs(60);
 
@@ -146,7 +150,7 @@ impl Session<'_> {
             open_outputs,
             lost_output: None,
             vm_ended: None,
-            deadline: None,
+            deadline: Some(Instant::now() + LONG_START),
             warnings: 0,
             insistence: (0, None),
         };
@@ -322,6 +326,14 @@ impl Conversation<'_> {
         if let Some(why) = self.vm_ended.take() {
             bail!(GuestFailed::because(format!("the VM ended before the command did: {why}")));
         }
+        if late && self.state == State::Booting {
+            self.deadline = None;
+            let seconds = LONG_START.as_secs();
+            log::warn!(
+                "the guest has not answered for {seconds} s; Ctrl-C ends it, --console shows its kernel"
+            );
+            return Ok(None);
+        }
         ensure!(!late, GuestFailed::because("the guest's agent has gone"));
         Ok(None)
     }
@@ -438,6 +450,7 @@ impl Conversation<'_> {
         log::info!("the guest's agent is there");
         self.control = Some(connection);
         self.state = State::Starting;
+        self.deadline = None;
         self.send(&ToAgent::Configure(self.session.configure.clone()))?;
         // Moved, not copied: they can be as long as Linux allows.
         let argv = std::mem::take(&mut self.session.run.argv);
