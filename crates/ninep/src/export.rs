@@ -104,14 +104,30 @@ pub struct Access {
     pub writable: bool,
     /// Whether its files have extended attributes, those of `user.*`.
     pub xattrs: bool,
+    /// How much a client may add; `EDQUOT` beyond it.
+    pub caps: Caps,
+}
+
+/// How much one client may add to a grant as long as its server lives. What it removes is given back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caps {
+    /// Bytes, by the sizes of files; none: any number.
+    pub bytes: Option<u64>,
+    /// Names of files, directories and links; none: any number.
+    pub files: Option<u64>,
+}
+
+impl Caps {
+    /// Whatever the host lets the server's user add.
+    pub const NONE: Self = Self { bytes: None, files: None };
 }
 
 impl Access {
     /// Nothing can be changed: every attempt is `EROFS`.
-    pub const READ_ONLY: Self = Self { writable: false, xattrs: false };
+    pub const READ_ONLY: Self = Self { writable: false, xattrs: false, caps: Caps::NONE };
 
     /// All can be changed that the server's user may change.
-    pub const READ_WRITE: Self = Self { writable: true, xattrs: true };
+    pub const READ_WRITE: Self = Self { writable: true, xattrs: true, caps: Caps::NONE };
 }
 
 #[derive(Clone, Debug)]
@@ -402,6 +418,12 @@ impl Export {
             Origin::Server => Access::READ_ONLY,
             Origin::Host { region, .. } => self.get(region.grant()).access,
         }
+    }
+
+    /// The caps of each grant that has some.
+    pub(crate) fn caps(&self) -> impl Iterator<Item = (GrantId, Caps)> {
+        let all = self.nodes.iter().enumerate().map(|(index, grant)| (GrantId(index), grant.access.caps));
+        all.filter(|(_, caps)| *caps != Caps::NONE)
     }
 
     pub(crate) fn umask(&self) -> u32 {

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use crate::budget::Permit;
 use crate::directory::Directory;
+use crate::quota::Opened;
 use crate::tree::Node;
 use crate::wire::Fid;
 use crate::xattr::Xattr;
@@ -39,6 +40,16 @@ pub(crate) struct OpenFile {
     pub writable: bool,
     /// The first write must take set-uid off.
     pub set_id: AtomicBool,
+    /// Where sizes are counted.
+    pub counted: Option<Opened>,
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if let Some(counted) = &self.counted {
+            counted.close(&self.file);
+        }
+    }
 }
 
 impl FidState {

@@ -59,6 +59,7 @@ mod fid;
 mod host;
 mod identity;
 mod locks;
+mod quota;
 mod reply;
 mod server;
 mod tree;
@@ -66,6 +67,6 @@ pub mod wire;
 mod xattr;
 
 pub use counters::Counters;
-pub use export::{Access, Export, ExportBuilder, ExportError};
+pub use export::{Access, Caps, Export, ExportBuilder, ExportError};
 pub use reply::{Data, Reply};
 pub use server::{Limits, MIN_MSIZE, Server};

@@ -3,6 +3,7 @@
 mod change;
 mod lock;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -15,7 +16,7 @@ use crate::counters::Counters;
 use crate::directory::Directory;
 use crate::export::{Backing, Export};
 use crate::fid::{FidState, FidTable, Handle, Open, OpenFile};
-use crate::host::{self, change as host_change};
+use crate::host::{self, Metadata, change as host_change};
 use crate::locks::Locks;
 use crate::reply::{Data, Reply};
 use crate::tree::{Node, Tree};
@@ -358,12 +359,33 @@ impl Server {
             return Err(Errno::LOOP);
         }
         if node.is_directory() {
-            let (file, attributes) = self.tree.open_host(node, OFlags::RDONLY)?;
-            return Ok((Handle::Directory(Directory::host(file)), attributes.qid));
+            let (file, metadata) = self.tree.open_host(node, OFlags::RDONLY)?;
+            let qid = self.tree.host_attributes(node, &metadata).qid;
+            return Ok((Handle::Directory(Directory::host(file)), qid));
         }
         let how = host_flags(flags)?;
-        let (file, attributes) = self.tree.open_host(node, how)?;
-        Ok((Handle::File(OpenFile::new(file, how, attributes.mode)), attributes.qid))
+        let before = match self.tree.quota(node) {
+            Some(_) if how.contains(OFlags::TRUNC) => Some(self.tree.metadata(node)?),
+            _ => None,
+        };
+        let (file, metadata) = self.tree.open_host(node, how)?;
+        let qid = self.tree.host_attributes(node, &metadata).qid;
+        Ok((Handle::File(self.opened(node, file, how, &metadata, before.as_ref())), qid))
+    }
+
+    /// A file just opened. `before` is what it was if opening it has emptied it.
+    fn opened(
+        &self,
+        node: &Node,
+        file: OwnedFd,
+        how: OFlags,
+        metadata: &Metadata,
+        before: Option<&Metadata>,
+    ) -> OpenFile {
+        let writable = how.intersects(OFlags::WRONLY | OFlags::RDWR);
+        let set_id = AtomicBool::new(writable && host_change::has_set_id(metadata.attributes.mode));
+        let counted = self.tree.quota(node).map(|quota| quota.opened(metadata, before));
+        OpenFile { file, writable, set_id, counted }
     }
 
     /// Tread: from the file into the reply, without a copy or an allocation of ours.
@@ -427,13 +449,6 @@ impl Server {
 
     fn node<T>(&self, fid: Fid, ask: impl FnOnce(&Tree, &Arc<Node>) -> Result<T, Errno>) -> Result<T, Errno> {
         ask(&self.tree, &self.fids.get(fid)?.node)
-    }
-}
-
-impl OpenFile {
-    fn new(file: std::os::fd::OwnedFd, how: OFlags, mode: u32) -> Self {
-        let writable = how.intersects(OFlags::WRONLY | OFlags::RDWR);
-        Self { file, writable, set_id: AtomicBool::new(writable && host_change::has_set_id(mode)) }
     }
 }
 

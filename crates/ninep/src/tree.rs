@@ -9,6 +9,7 @@
 mod change;
 mod node;
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -21,7 +22,8 @@ use crate::budget::Budget;
 use crate::descriptors::DescriptorCache;
 use crate::export::{Access, Backing, Export, GrantId, Granted};
 use crate::host::{self, Metadata, V9FS_MAGIC};
-use crate::identity::{Identity, QidPaths};
+use crate::identity::{Identity, Origin, QidPaths};
+use crate::quota::Quota;
 use crate::wire::{Attributes, FileSystem, Name, Qid, Step};
 
 /// The deepest directory that can be walked to. It bounds how many names must be looked up again for one
@@ -38,14 +40,18 @@ pub(crate) struct Tree {
     qids: QidPaths,
     descriptors: DescriptorCache,
     nodes: Budget,
+    /// Of those grants that have caps.
+    quotas: HashMap<GrantId, Arc<Quota>>,
     /// Held while nodes are moved, so that none gets below itself.
     renames: Mutex<()>,
 }
 
 impl Tree {
     pub fn new(export: Arc<Export>, max_nodes: usize, max_descriptors: usize) -> Self {
+        let quotas = export.caps().filter_map(|(id, caps)| Some((id, Quota::new(caps)?))).collect();
         Self {
             export,
+            quotas,
             root: Mutex::default(),
             qids: QidPaths::default(),
             descriptors: DescriptorCache::new(max_descriptors),
@@ -147,6 +153,14 @@ impl Tree {
         self.export.access(node.identity().origin)
     }
 
+    /// The account of the grant that a node is in, if that has caps.
+    pub fn quota(&self, node: &Node) -> Option<&Arc<Quota>> {
+        match node.identity().origin {
+            Origin::Server => None,
+            Origin::Host { region, .. } => self.quotas.get(&region.grant()),
+        }
+    }
+
     pub fn granted(&self, id: GrantId) -> &Granted {
         self.export.get(id)
     }
@@ -177,6 +191,11 @@ impl Tree {
         }
     }
 
+    /// What the host says of a file that it has.
+    pub fn metadata(&self, node: &Arc<Node>) -> Result<Metadata, Errno> {
+        host::metadata(self.descriptor(node)?)
+    }
+
     /// The attributes of a file of the host, from what the host says of one of its descriptors.
     pub fn host_attributes(&self, node: &Node, metadata: &Metadata) -> Attributes {
         let mut attributes = metadata.attributes;
@@ -188,7 +207,7 @@ impl Tree {
     ///
     /// FIFOs, sockets and devices are `EACCES`, as on a file system mounted `nodev`: a client's kernel opens
     /// its own, and never asks. Symbolic links are `ELOOP`.
-    pub fn open_host(&self, node: &Arc<Node>, how: OFlags) -> Result<(OwnedFd, Attributes), Errno> {
+    pub fn open_host(&self, node: &Arc<Node>, how: OFlags) -> Result<(OwnedFd, Metadata), Errno> {
         let descriptor = self.descriptor(node)?;
         let file = host::reopen(self.export.descriptors(), &descriptor, node.identity().file_type, how)?;
         let metadata = host::metadata(&file)?;
@@ -196,7 +215,7 @@ impl Tree {
         if !same_file(node, &metadata) {
             return Err(Errno::STALE);
         }
-        Ok((file, self.host_attributes(node, &metadata)))
+        Ok((file, metadata))
     }
 
     pub fn read_link(&self, node: &Arc<Node>) -> Result<Vec<u8>, Errno> {
@@ -280,4 +299,10 @@ impl Tree {
 
 fn same_file(node: &Node, metadata: &Metadata) -> bool {
     metadata.identity(node.identity().origin.same_region()) == node.identity()
+}
+
+/// Whether a directory's entry is still this file.
+fn is_at(directory: &OwnedFd, name: Name<'_>, file: &Metadata) -> bool {
+    let found = host::open_child(directory, name).and_then(host::metadata);
+    found.is_ok_and(|found| (found.device, found.inode) == (file.device, file.inode))
 }

@@ -168,7 +168,8 @@ pub struct RunArgs {
 
     /// Show a folder or a file to the program, at its own path or at GUEST; with :rw it may change it
     ///
-    /// What follows the last ':/' is GUEST, so HOST may hold colons. Without :rw the program can only read.
+    /// What follows the last ':/' is GUEST, so HOST may hold colons. Without :rw the program can only read; with
+    /// :rw,bytes=500M,files=1000 it can add no more than that.
     #[arg(long = "share", value_name = "HOST[:GUEST][:rw]", value_parser = parsed(ShareSpec::parse))]
     pub shares: Vec<ShareSpec>,
 

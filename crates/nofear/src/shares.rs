@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use etcetera::BaseStrategy;
-use ninep::{Access, Export, ExportBuilder};
+use ninep::{Access, Caps, Export, ExportBuilder};
 
 #[cfg(test)]
 mod tests;
@@ -26,13 +26,15 @@ pub struct ShareSpec {
     pub guest: Option<PathBuf>,
     /// Whether the VM may change it.
     pub writable: bool,
+    /// How much it may add.
+    pub caps: Caps,
 }
 
 impl ShareSpec {
-    /// Reads `HOST[:GUEST][:rw|:ro]`. What follows the last `:/` is the path in the guest, so that HOST may hold
+    /// Reads `HOST[:GUEST][:rw[,bytes=N][,files=N]|:ro]`. What follows the last `:/` is the path in the guest, so that HOST may hold
     /// colons; a HOST that holds `:/` needs its GUEST written out, one that ends in `:rw` its mode.
     pub fn parse(text: &OsStr) -> Result<Self, String> {
-        let (bytes, writable) = split_mode(text.as_bytes());
+        let (bytes, Mode { writable, caps }) = split_mode(text.as_bytes())?;
         let colon = bytes.windows(2).rposition(|two| two == b":/");
         let (host, guest) = match colon {
             Some(at) => (&bytes[..at], Some(guest_path(&bytes[at + 1..])?)),
@@ -41,27 +43,66 @@ impl ShareSpec {
         if host.is_empty() {
             return Err("the folder of the host is missing: write HOST or HOST:GUEST".into());
         }
-        Ok(Self { host: PathBuf::from(OsStr::from_bytes(host)), guest, writable })
+        Ok(Self { host: PathBuf::from(OsStr::from_bytes(host)), guest, writable, caps })
     }
 
     /// Reads `DIR[:rw|:ro]`, a folder for [`SHARED_FOLDER`].
     pub fn parse_shared_folder(text: &OsStr) -> Result<Self, String> {
-        let (host, writable) = split_mode(text.as_bytes());
+        let (host, Mode { writable, caps }) = split_mode(text.as_bytes())?;
         if host.is_empty() {
             return Err("the folder is missing".into());
         }
         let host = PathBuf::from(OsStr::from_bytes(host));
-        Ok(Self { host, guest: Some(SHARED_FOLDER.into()), writable })
+        Ok(Self { host, guest: Some(SHARED_FOLDER.into()), writable, caps })
     }
 }
 
+/// What the VM may do to a share.
+#[derive(Default)]
+struct Mode {
+    writable: bool,
+    caps: Caps,
+}
+
 /// Takes the mode off the end; without one a share is read-only.
-fn split_mode(text: &[u8]) -> (&[u8], bool) {
-    match (text.strip_suffix(b":rw"), text.strip_suffix(b":ro")) {
-        (Some(rest), _) => (rest, true),
-        (_, Some(rest)) => (rest, false),
-        _ => (text, false),
+fn split_mode(text: &[u8]) -> Result<(&[u8], Mode), String> {
+    let last = text.iter().rposition(|byte| *byte == b':').map(|at| (&text[..at], &text[at + 1..]));
+    let Some((rest, mode)) = last else { return Ok((text, Mode::default())) };
+    let (word, options) = match mode.iter().position(|byte| *byte == b',') {
+        Some(at) => (&mode[..at], Some(&mode[at + 1..])),
+        None => (mode, None),
+    };
+    match (word, options) {
+        (b"ro", None) => Ok((rest, Mode::default())),
+        (b"rw", options) => {
+            Ok((rest, Mode { writable: true, caps: options.map_or(Ok(Caps::NONE), parse_caps)? }))
+        }
+        _ => Ok((text, Mode::default())),
     }
+}
+
+/// Reads `bytes=N,files=N`, in any order. K, M and G multiply.
+fn parse_caps(text: &[u8]) -> Result<Caps, String> {
+    let text = String::from_utf8_lossy(text);
+    let mut caps = Caps::NONE;
+    for option in text.split(',') {
+        let (place, number) = match option.split_once('=') {
+            Some(("bytes", number)) => (&mut caps.bytes, number),
+            Some(("files", number)) => (&mut caps.files, number),
+            _ => return Err(format!("'{option}': after :rw, bytes=N and files=N are possible")),
+        };
+        let digits = number.trim_end_matches(['K', 'M', 'G']);
+        let factor = match &number[digits.len()..] {
+            "" => Some(1),
+            "K" => Some(1 << 10),
+            "M" => Some(1 << 20),
+            "G" => Some(1 << 30),
+            _ => None,
+        };
+        let value = digits.parse::<u64>().ok().and_then(|value| value.checked_mul(factor?));
+        *place = Some(value.ok_or_else(|| format!("'{option}': a number as 500M or 20000 is needed"))?);
+    }
+    Ok(caps)
 }
 
 /// Checks a path in the guest, and makes it one without empty names and `.`.
@@ -109,15 +150,15 @@ pub fn open(specs: &[ShareSpec]) -> anyhow::Result<Option<(Export, Vec<agent_pro
     }
     let mut export = ExportBuilder::new();
     let mut shares = Vec::with_capacity(found.len());
-    for (number, Found { host, guest, directory, writable }) in found.into_iter().enumerate() {
+    for (number, Found { host, guest, directory, access }) in found.into_iter().enumerate() {
         let name = number.to_string();
         let entry = Path::new("/").join(&name);
-        let access = if writable { Access::READ_WRITE } else { Access::READ_ONLY };
         export = if directory {
             export.directory_with(entry, host, access)?
         } else {
             export.file_with(entry, host, access)?
         };
+        let writable = access.writable;
         shares.push(agent_proto::Share { name, at: guest.into_os_string().into_vec(), directory, writable });
     }
     Ok(Some((export.open().context("open the shares")?, shares)))
@@ -128,7 +169,7 @@ struct Found {
     host: PathBuf,
     guest: PathBuf,
     directory: bool,
-    writable: bool,
+    access: Access,
 }
 
 impl Found {
@@ -145,7 +186,9 @@ impl Found {
         if spec.writable {
             check_writable(&host).map_err(|why| anyhow::anyhow!("share {shown}:rw: {why}"))?;
         }
-        Ok(Self { host, guest, directory: kind.is_dir(), writable: spec.writable })
+        let access =
+            if spec.writable { Access { caps: spec.caps, ..Access::READ_WRITE } } else { Access::READ_ONLY };
+        Ok(Self { host, guest, directory: kind.is_dir(), access })
     }
 }
 

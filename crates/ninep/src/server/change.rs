@@ -8,7 +8,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::{Server, host_flags};
-use crate::fid::{FidState, Handle, Open, OpenFile};
+use crate::fid::{FidState, Handle, Open};
 use crate::host::change;
 use crate::reply::Data;
 use crate::tree::Node;
@@ -35,7 +35,7 @@ impl Server {
         let exclusive = flags & open_flags::EXCLUSIVE != 0;
         let (node, file, metadata) = self.tree.create(&state.node, name, how, exclusive, (mode, gid))?;
         let attributes = self.tree.host_attributes(&node, &metadata);
-        let handle = Handle::File(OpenFile::new(file, how, attributes.mode));
+        let handle = Handle::File(self.opened(&node, file, how, &metadata, None));
         let created = FidState::opened(node, Open { handle, _permit: permit });
         self.fids.replace(fid, &state, created)?;
         Ok(Response::Lcreate(attributes.qid))
@@ -71,10 +71,19 @@ impl Server {
                 change::clear_set_id(&open.file, mode)?;
             }
         }
-        let count = data
-            .write_file_at(open.file.as_fd(), offset)
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?
-            .min(data.count());
+        let write = || {
+            data.write_file_at(open.file.as_fd(), offset)
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        };
+        let count = match &open.counted {
+            // A file that is appended to may grow by all of it.
+            Some(counted) => {
+                let end = |size: u64| end.max(size.saturating_add(data.count() as u64));
+                counted.quota().change(&open.file, end, write)?
+            }
+            None => write()?,
+        };
+        let count = count.min(data.count());
         self.counters.written(count);
         Ok(Response::Write { count: written(count)? })
     }

@@ -4,6 +4,7 @@ mod attacks;
 mod files;
 mod limits;
 mod listing;
+mod quotas;
 mod writing;
 mod writing_attacks;
 

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::{Node, Tree};
 use crate::host::{self, Metadata, change};
+use crate::quota::Quota;
 use crate::wire::{Name, OwnedName, Qid, SetAttributes, set_attributes as set};
 
 /// A new entry, whose permissions and group are to become what the client asked for.
@@ -45,7 +46,7 @@ impl Tree {
         (mode, gid): (u32, u32),
     ) -> Result<(Arc<Node>, OwnedFd, Metadata), Errno> {
         let at = self.changeable(directory, name, Errno::EXIST)?;
-        match change::create(&at, name, how, mode) {
+        match self.add_name(directory, || change::create(&at, name, how, mode)) {
             Ok(file) => {
                 let (node, metadata) = self.made(directory, &at, name, New { mode, gid })?;
                 if !super::same_file(&node, &host::metadata(&file)?) {
@@ -53,9 +54,12 @@ impl Tree {
                 }
                 Ok((node, file, metadata))
             }
-            // Another client of the folder was faster, or this one does not know yet.
-            Err(Errno::EXIST) if !exclusive => {
-                let (node, _) = self.node_of(directory, name, host::open_child(&at, name)?)?;
+            // Another client of the folder was faster, or this one does not know yet. That there may be no more
+            // names is no matter to one that is there.
+            Err(errno @ (Errno::EXIST | Errno::DQUOT)) if !exclusive => {
+                let found = host::open_child(&at, name);
+                let found = found.map_err(|other| if other == Errno::NOENT { errno } else { other })?;
+                let (node, _) = self.node_of(directory, name, found)?;
                 if node.is_directory() {
                     return Err(Errno::ISDIR);
                 }
@@ -77,7 +81,7 @@ impl Tree {
         gid: u32,
     ) -> Result<Qid, Errno> {
         let at = self.changeable(directory, name, Errno::EXIST)?;
-        change::make_directory(&at, name, mode)?;
+        self.add_name(directory, || change::make_directory(&at, name, mode))?;
         self.made_qid(directory, &at, name, New { mode, gid })
     }
 
@@ -89,7 +93,7 @@ impl Tree {
         gid: u32,
     ) -> Result<Qid, Errno> {
         let at = self.changeable(directory, name, Errno::EXIST)?;
-        change::make_node(&at, name, mode)?;
+        self.add_name(directory, || change::make_node(&at, name, mode))?;
         self.made_qid(directory, &at, name, New { mode, gid })
     }
 
@@ -105,7 +109,7 @@ impl Tree {
             return Err(Errno::NOENT);
         }
         let at = self.changeable(directory, name, Errno::EXIST)?;
-        change::make_link(&at, name, target)?;
+        self.add_name(directory, || change::make_link(&at, name, target))?;
         self.made_qid(directory, &at, name, New { mode: 0o777, gid })
     }
 
@@ -117,7 +121,8 @@ impl Tree {
             return Err(Errno::PERM);
         }
         same_grant(node, directory)?;
-        change::hard_link(self.export.descriptors(), &*self.descriptor(node)?, &at, name)
+        let descriptor = self.descriptor(node)?;
+        self.add_name(directory, || change::hard_link(self.export.descriptors(), &descriptor, &at, name))
     }
 
     /// Renames an entry, within one grant.
@@ -134,6 +139,7 @@ impl Tree {
         // What loses its name must be at hand before it does.
         let replaced = self.at_hand(new, new_name);
         let _one = self.renames.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = self.counted(new, &to, new_name);
         change::rename(&from, old_name, &to, new_name)?;
         let moved = old.child(old_name.as_bytes());
         if let (Some(moved), Some((replaced, _))) = (&moved, &replaced)
@@ -141,6 +147,11 @@ impl Tree {
         {
             // Two names of one file: rename(2) leaves both.
             return Ok(());
+        }
+        if let Some((quota, was)) = counted
+            && !super::is_at(&to, new_name, &was)
+        {
+            quota.removed(&was);
         }
         if let Some((replaced, descriptor)) = replaced {
             self.lose_name(&replaced, descriptor);
@@ -162,7 +173,11 @@ impl Tree {
     pub fn remove(&self, directory: &Arc<Node>, name: Name<'_>, is_directory: bool) -> Result<(), Errno> {
         let at = self.changeable(directory, name, Errno::BUSY)?;
         let known = self.at_hand(directory, name);
+        let counted = self.counted(directory, &at, name);
         change::remove(&at, name, is_directory)?;
+        if let Some((quota, was)) = counted {
+            quota.removed(&was);
+        }
         if let Some((node, descriptor)) = known {
             self.lose_name(&node, descriptor);
         }
@@ -219,7 +234,25 @@ impl Tree {
         if change::has_set_id(mode) {
             change::clear_set_id(file, mode)?;
         }
-        change::set_size(file, size)
+        match self.quota(node) {
+            Some(quota) => quota.change(file, |_| size, || change::set_size(file, size)),
+            None => change::set_size(file, size),
+        }
+    }
+
+    /// Makes a name, if the directory's grant has room for one more.
+    fn add_name<T>(&self, directory: &Node, make: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        match self.quota(directory) {
+            Some(quota) => quota.add_name(make),
+            None => make(),
+        }
+    }
+
+    /// Where names are counted: the account, and what has this name now.
+    fn counted(&self, directory: &Node, at: &OwnedFd, name: Name<'_>) -> Option<(&Arc<Quota>, Metadata)> {
+        let quota = self.quota(directory)?;
+        let metadata = host::open_child(at, name).and_then(host::metadata).ok()?;
+        Some((quota, metadata))
     }
 
     /// The qid of an entry just made.

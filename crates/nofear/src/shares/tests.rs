@@ -47,7 +47,8 @@ fn the_mode_is_the_last_word_and_read_only_unless_said() {
         ("/a:rw:/b", "/a:rw", Some("/b"), false),
         ("/a:RW", "/a:RW", None, false),
     ] {
-        let expected = ShareSpec { host: host.into(), guest: guest.map(Into::into), writable };
+        let expected =
+            ShareSpec { host: host.into(), guest: guest.map(Into::into), writable, caps: Caps::NONE };
         assert_eq!(ShareSpec::parse(OsStr::new(text)), Ok(expected), "{text}");
     }
     let folder = ShareSpec::parse_shared_folder(OsStr::new("dir:rw")).unwrap();
@@ -56,18 +57,37 @@ fn the_mode_is_the_last_word_and_read_only_unless_said() {
 }
 
 #[test]
+fn what_may_be_added_can_be_capped() {
+    let spec = ShareSpec::parse(OsStr::new("/a:/b:rw,bytes=2M,files=1000")).unwrap();
+    assert_eq!(spec.caps, Caps { bytes: Some(2 << 20), files: Some(1000) });
+    assert_eq!(ShareSpec::parse(OsStr::new("/a:rw,files=3K")).unwrap().caps.files, Some(3072));
+    for text in [
+        "/a:rw,",
+        "/a:rw,bytes",
+        "/a:rw,bytes=x",
+        "/a:rw,size=1",
+        "/a:rw,bytes=99999999999G",
+        "/a:rw,bytes=1KK",
+    ] {
+        assert!(ShareSpec::parse(OsStr::new(text)).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn what_the_host_itself_trusts_can_not_be_writable() {
     let home = std::env::home_dir().unwrap();
     let mut refused = vec![PathBuf::from("/"), home.clone(), home.parent().unwrap().into()];
     refused.extend(own_places());
     for host in refused {
-        let spec = ShareSpec { host: host.clone(), guest: Some("/x".into()), writable: true };
+        let spec =
+            ShareSpec { host: host.clone(), guest: Some("/x".into()), writable: true, caps: Caps::NONE };
         let error = format!("{:#}", open(std::slice::from_ref(&spec)).unwrap_err());
         assert!(error.contains(":rw"), "{error}");
         assert!(open(&[ShareSpec { writable: false, ..spec }]).is_ok(), "{}", host.display());
     }
     let folder = tempfile::tempdir().unwrap();
-    let spec = ShareSpec { host: folder.path().into(), guest: Some("/x".into()), writable: true };
+    let spec =
+        ShareSpec { host: folder.path().into(), guest: Some("/x".into()), writable: true, caps: Caps::NONE };
     let (export, shares) = open(&[spec]).unwrap().unwrap();
     assert!(export.is_writable() && shares[0].writable);
 }
@@ -85,9 +105,14 @@ fn shares_are_numbered_with_outer_ones_first() {
     let file = folder.path().join("f:x");
     std::fs::write(&file, "x").unwrap();
     let specs = [
-        ShareSpec { host: file.clone(), guest: Some("/data/inner".into()), writable: true },
-        ShareSpec { host: folder.path().into(), guest: Some("/data".into()), writable: false },
-        ShareSpec { host: folder.path().into(), guest: None, writable: false },
+        ShareSpec { host: file.clone(), guest: Some("/data/inner".into()), writable: true, caps: Caps::NONE },
+        ShareSpec {
+            host: folder.path().into(),
+            guest: Some("/data".into()),
+            writable: false,
+            caps: Caps::NONE,
+        },
+        ShareSpec { host: folder.path().into(), guest: None, writable: false, caps: Caps::NONE },
     ];
     let (_, shares) = open(&specs).unwrap().unwrap();
     let of = |name: &str, at: &Path, directory, writable| agent_proto::Share {
@@ -109,12 +134,14 @@ fn shares_are_numbered_with_outer_ones_first() {
 #[test]
 fn a_share_that_cannot_be_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let missing = ShareSpec { host: folder.path().join("missing"), guest: None, writable: false };
+    let missing =
+        ShareSpec { host: folder.path().join("missing"), guest: None, writable: false, caps: Caps::NONE };
     assert!(format!("{:#}", open(&[missing]).unwrap_err()).contains("missing"));
-    let device = ShareSpec { host: "/dev/null".into(), guest: Some("/x".into()), writable: false };
+    let device =
+        ShareSpec { host: "/dev/null".into(), guest: Some("/x".into()), writable: false, caps: Caps::NONE };
     assert!(format!("{:#}", open(&[device]).unwrap_err()).contains("neither a folder nor a file"));
     let same = ShareSpec::parse_shared_folder(folder.path().as_os_str()).unwrap();
     assert!(format!("{:#}", open(&[same.clone(), same]).unwrap_err()).contains("/shared"));
-    let root = ShareSpec { host: "/".into(), guest: None, writable: false };
+    let root = ShareSpec { host: "/".into(), guest: None, writable: false, caps: Caps::NONE };
     assert!(format!("{:#}", open(&[root]).unwrap_err()).contains("/:GUEST"));
 }

@@ -1,0 +1,127 @@
+//! Caps on what a client adds to a grant: names and bytes.
+//!
+//! Counted is what this client has done since its server was made: names it made less names it removed, and
+//! bytes by which it made files longer less those it cut off or removed, neither below zero. A file that is
+//! removed counts until nobody has it open, so that nothing can be hidden in files without a name. Bytes are
+//! those of sizes: a hole counts.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+
+use crate::export::Caps;
+use crate::host::{self, Metadata};
+
+/// The account of one grant.
+pub(crate) struct Quota {
+    caps: Caps,
+    used: Mutex<Used>,
+}
+
+#[derive(Default)]
+struct Used {
+    bytes: u64,
+    files: u64,
+    /// How often each file is open, by device and inode number.
+    open: HashMap<(u64, u64), usize>,
+}
+
+/// An open file, as long as it is.
+pub(crate) struct Opened {
+    quota: Arc<Quota>,
+    file: (u64, u64),
+}
+
+impl Quota {
+    /// An account, where there is a cap.
+    pub fn new(caps: Caps) -> Option<Arc<Self>> {
+        (caps != Caps::NONE).then(|| Arc::new(Self { caps, used: Mutex::default() }))
+    }
+
+    /// Makes one name more; `EDQUOT` when there are enough.
+    pub fn add_name<T>(&self, make: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        let mut used = self.lock();
+        if self.caps.files.is_some_and(|most| used.files >= most) {
+            return Err(Errno::DQUOT);
+        }
+        let made = make()?;
+        used.files += 1;
+        Ok(made)
+    }
+
+    /// A name of this file, as it was before, is gone.
+    pub fn removed(&self, was: &Metadata) {
+        let mut used = self.lock();
+        used.files = used.files.saturating_sub(1);
+        if was.attributes.nlink == 1 && !used.open.contains_key(&key(was)) {
+            used.bytes = used.bytes.saturating_sub(size(was));
+        }
+    }
+
+    /// Changes the content of `file`, which may make it as long as `end` at most; `EDQUOT` when that is too
+    /// long.
+    pub fn change<T>(
+        &self,
+        file: &OwnedFd,
+        end: impl FnOnce(u64) -> u64,
+        change: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let mut used = self.lock();
+        let before = host::metadata(file)?.attributes.size;
+        let grown = end(before).saturating_sub(before);
+        if grown > 0 && self.caps.bytes.is_some_and(|most| used.bytes.saturating_add(grown) > most) {
+            return Err(Errno::DQUOT);
+        }
+        let result = change();
+        let after = host::metadata(file)?.attributes.size;
+        used.bytes = used.bytes.saturating_add(after.saturating_sub(before));
+        used.bytes = used.bytes.saturating_sub(before.saturating_sub(after));
+        result
+    }
+
+    /// A file is opened. `before` is what it was if opening it has emptied it.
+    pub fn opened(self: &Arc<Self>, now: &Metadata, before: Option<&Metadata>) -> Opened {
+        let mut used = self.lock();
+        if let Some(before) = before {
+            used.bytes = used.bytes.saturating_sub(size(before).saturating_sub(size(now)));
+        }
+        *used.open.entry(key(now)).or_default() += 1;
+        Opened { quota: Arc::clone(self), file: key(now) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Opened {
+    /// The file is closed after this.
+    pub fn close(&self, file: &OwnedFd) {
+        let mut used = self.quota.lock();
+        let Some(count) = used.open.get_mut(&self.file) else { return };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        used.open.remove(&self.file);
+        if let Ok(metadata) = host::metadata(file)
+            && metadata.attributes.nlink == 0
+        {
+            used.bytes = used.bytes.saturating_sub(size(&metadata));
+        }
+    }
+
+    pub fn quota(&self) -> &Quota {
+        &self.quota
+    }
+}
+
+fn key(metadata: &Metadata) -> (u64, u64) {
+    (metadata.device, metadata.inode)
+}
+
+fn size(metadata: &Metadata) -> u64 {
+    if metadata.file_type == rustix::fs::FileType::RegularFile { metadata.attributes.size } else { 0 }
+}
