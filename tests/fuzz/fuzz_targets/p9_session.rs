@@ -317,7 +317,7 @@ fn change<'a>(fid: Fid, other: Fid, name: Name<'a>, what: u8) -> Request<'a> {
             Request::Setattr { fid, attributes }
         }
         3 => Request::Remove { fid },
-        4 if other.0 % 2 == 0 => {
+        4 if other.0.is_multiple_of(2) => {
             Request::Mknod { directory, name, mode: 0o010_644, major: 0, minor: 0, gid: 0 }
         }
         4 => Request::Xattrcreate { fid, name: b"user.x", size: 1, flags: 0 },
