@@ -1,6 +1,6 @@
 use std::fs;
 
-use ninep::{ExportBuilder, Limits};
+use ninep::{Access, ExportBuilder, Limits};
 use virtio::testing::{Buffer, Driver};
 
 use super::*;
@@ -10,6 +10,7 @@ const TATTACH: u8 = 104;
 const TWALK: u8 = 110;
 const TLOPEN: u8 = 12;
 const TREAD: u8 = 116;
+const TWRITE: u8 = 118;
 
 fn message(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     let body: Vec<u8> = parts.concat();
@@ -30,8 +31,8 @@ fn start() -> (Driver, tempfile::TempDir, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let content: Vec<u8> = (0..300_000u32).map(|i| (i ^ i >> 8) as u8).collect();
     fs::write(dir.path().join("file"), &content).unwrap();
-    let export = ExportBuilder::new().directory("/", dir.path()).unwrap().open().unwrap();
-    let server = Server::new(export, Limits::default());
+    let export = ExportBuilder::new().directory_with("/", dir.path(), Access::READ_WRITE).unwrap();
+    let server = Server::new(export.open().unwrap(), Limits::default());
     (Driver::start(NineP::new("t", server).unwrap()), dir, content)
 }
 
@@ -42,13 +43,17 @@ fn ask(driver: &mut Driver, request: &[u8]) -> Vec<u8> {
 }
 
 fn open_file(driver: &mut Driver) {
+    open_file_with(driver, 0);
+}
+
+fn open_file_with(driver: &mut Driver, flags: u32) {
     let version = message(TVERSION, &[&507_928u32.to_le_bytes(), &string("9P2000.L")]);
     assert_eq!(ask(driver, &version)[4], TVERSION + 1);
     let attach = message(TATTACH, &[&[0; 4], &[0xff; 4], &string("root"), &string(""), &[0xff; 4]]);
     assert_eq!(ask(driver, &attach)[4], TATTACH + 1);
     let walk = message(TWALK, &[&[0; 4], &1u32.to_le_bytes(), &1u16.to_le_bytes(), &string("file")]);
     assert_eq!(ask(driver, &walk)[4], TWALK + 1);
-    let open = message(TLOPEN, &[&1u32.to_le_bytes(), &[0; 4]]);
+    let open = message(TLOPEN, &[&1u32.to_le_bytes(), &flags.to_le_bytes()]);
     assert_eq!(ask(driver, &open)[4], TLOPEN + 1);
 }
 
@@ -85,6 +90,51 @@ fn no_message_at_all_and_a_message_of_nonsense_are_answered() {
     assert!(driver.request(0, &[Buffer::Writable(100)]).length <= 100);
     let used = driver.request(0, &[Buffer::Readable(&[0xff; 5000]), Buffer::Writable(100)]);
     assert!(used.length <= 100);
+    open_file(&mut driver);
+}
+
+#[test]
+fn a_write_goes_into_the_file_however_it_is_cut() {
+    let (mut driver, dir, mut content) = start();
+    open_file_with(&mut driver, 2);
+    let data: Vec<u8> = (0..20_000u32).map(|i| (i >> 2) as u8).collect();
+    let count = data.len() as u32;
+    let write = message(TWRITE, &[&1u32.to_le_bytes(), &1000u64.to_le_bytes(), &count.to_le_bytes(), &data]);
+    for cuts in [&[][..], &[23], &[3, 22], &[7, 11, 24, 4096, 8192], &[23, 23, 20_022]] {
+        let mut buffers = Vec::new();
+        let mut last = 0;
+        for &at in cuts.iter().chain([&write.len()]) {
+            buffers.push(Buffer::Readable(&write[last..at]));
+            last = at;
+        }
+        buffers.push(Buffer::Writable(11));
+        let used = driver.request(0, &buffers);
+        assert_eq!((used.length, used.written[4]), (11, TWRITE + 1), "{cuts:?}");
+        assert_eq!(used.written[7..], count.to_le_bytes());
+    }
+    content[1000..21_000].copy_from_slice(&data);
+    assert!(fs::read(dir.path().join("file")).unwrap() == content);
+    // One that claims more or less than came changes nothing.
+    for claimed in [0, count - 1, count + 1, u32::MAX] {
+        let mut wrong = write.clone();
+        wrong[19..23].copy_from_slice(&claimed.to_le_bytes());
+        wrong[23..].fill(0xee);
+        assert_eq!(ask(&mut driver, &wrong)[4], 7, "{claimed}");
+    }
+    assert!(fs::read(dir.path().join("file")).unwrap() == content);
+}
+
+#[test]
+fn a_message_longer_than_agreed_on_is_refused_with_its_tag() {
+    let (mut driver, _dir, _) = start();
+    let version = message(TVERSION, &[&4096u32.to_le_bytes(), &string("9P2000.L")]);
+    assert_eq!(ask(&mut driver, &version)[4], TVERSION + 1);
+    for kind in [TREAD, TWRITE, TWALK] {
+        for length in [4090, 600_000] {
+            let reply = ask(&mut driver, &message(kind, &[&vec![0; length]]));
+            assert_eq!((reply[4], &reply[5..7], &reply[7..11]), (7, &[1, 0][..], &90u32.to_le_bytes()[..]));
+        }
+    }
     open_file(&mut driver);
 }
 
