@@ -36,6 +36,10 @@ const LOGGED_FAILURES: u32 = 8;
 /// A write into the page cache takes microseconds, unless the host makes the writer wait for its disk.
 const SLOW_WRITE: Duration = Duration::from_millis(1);
 
+/// After a request that moved this many bytes the driver is told at once, and works on while others are served;
+/// smaller ones are told together.
+const LARGE: usize = 128 << 10;
+
 /// After a slow write, others go to the engine for this long.
 const SLOW_PERIOD: Duration = Duration::from_secs(1);
 
@@ -234,7 +238,12 @@ impl Blk {
             Status::Ok if task.is_read() => task.chain.writable() - 1,
             _ => 0,
         };
-        self.answer(task.queue, task.chain, status, written)
+        let large = task.chain.readable().max(task.chain.writable()) >= LARGE;
+        self.answer(task.queue, task.chain, status, written)?;
+        match self.queues.get_mut(task.queue) {
+            Some(queue) if large => queue.announce(),
+            _ => Ok(()),
+        }
     }
 
     /// Hands a chain back, with its last byte set. `written` bytes were written before the status byte; what
@@ -260,8 +269,7 @@ impl Blk {
     fn complain(&mut self, error: &io::Error) {
         self.failures = self.failures.saturating_add(1);
         if self.failures <= LOGGED_FAILURES {
-            let id = self.id.trim_ascii_end();
-            let id = String::from_utf8_lossy(id);
+            let id = String::from_utf8_lossy(&self.id);
             log::warn!("disk {}: {error}; the guest gets an I/O error", id.trim_end_matches('\0'));
         }
     }
@@ -286,6 +294,11 @@ impl Device for Blk {
 
     fn queue_sizes(&self) -> Vec<u16> {
         vec![QUEUE_SIZE; usize::from(self.queue_count)]
+    }
+
+    /// A driver without MQ knows the first only, and one with fewer CPUs than queues uses fewer.
+    fn needed_queues(&self) -> usize {
+        1
     }
 
     /// virtio 1.2, 5.2.4; the fields of features that are not offered are zero.

@@ -12,7 +12,7 @@ pub struct DeviceKind(pub u32);
 
 /// A virtio device. Every method runs on the device's own thread, except those that [`crate::connect`]
 /// calls once, before that thread exists: [`kind`](Self::kind), [`features`](Self::features),
-/// [`queue_sizes`](Self::queue_sizes) and [`config`](Self::config).
+/// [`queue_sizes`](Self::queue_sizes), [`needed_queues`](Self::needed_queues) and [`config`](Self::config).
 pub trait Device: Send {
     /// The device type.
     fn kind(&self) -> DeviceKind;
@@ -25,6 +25,12 @@ pub trait Device: Send {
     /// The size of each queue: how many there are and the most entries each can have, powers of two up
     /// to 32,768.
     fn queue_sizes(&self) -> Vec<u16>;
+
+    /// How many of the queues, from the first, a driver must set up; default: all. Of the others it sets up as
+    /// many as it wants, the first ones first.
+    fn needed_queues(&self) -> usize {
+        self.queue_sizes().len()
+    }
 
     /// The device-specific configuration space, as the driver reads it.
     fn config(&self) -> Vec<u8> {
@@ -65,7 +71,7 @@ pub trait Device: Send {
 pub struct Activation {
     /// The negotiated features.
     pub features: u64,
-    /// One for each of [`Device::queue_sizes`].
+    /// One for each of [`Device::queue_sizes`] that the driver has set up.
     pub queues: Vec<Queue>,
     /// The guest's memory.
     pub memory: Memory,

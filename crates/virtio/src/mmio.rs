@@ -33,6 +33,12 @@ const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 const VENDOR: u32 = u32::from_le_bytes(*b"nofr");
 const CONFIG: u64 = VIRTIO_MMIO_CONFIG as u64;
 
+/// Where the driver acknowledges interrupts, and the value that says: used buffers.
+///
+/// The device needs to know nothing of it (see [`Transport::read`]), so a VMM can let the kernel swallow such a
+/// write: an exit less in every interrupt.
+pub const ACKNOWLEDGE: (u64, u32) = (VIRTIO_MMIO_INTERRUPT_ACK as u64, VIRTIO_MMIO_INT_VRING);
+
 /// Features of the transport and the ring that every device offers.
 const COMMON: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
 
@@ -41,6 +47,7 @@ pub(crate) struct Setup {
     pub kind: DeviceKind,
     pub features: u64,
     pub queue_sizes: Vec<u16>,
+    pub needed_queues: usize,
     pub config: Vec<u8>,
     pub memory: Memory,
     pub interrupt: Interrupt,
@@ -53,6 +60,7 @@ pub(crate) struct Setup {
 pub struct Transport {
     kind: DeviceKind,
     features: u64,
+    needed_queues: usize,
     config: Vec<u8>,
     memory: Memory,
     interrupt: Interrupt,
@@ -97,6 +105,7 @@ impl Transport {
         Self {
             kind: setup.kind,
             features: setup.features | COMMON,
+            needed_queues: setup.needed_queues,
             config: setup.config,
             memory: setup.memory,
             interrupt: setup.interrupt,
@@ -142,7 +151,7 @@ impl Transport {
             VIRTIO_MMIO_DEVICE_FEATURES => half(self.features, self.state.device_features_select),
             VIRTIO_MMIO_QUEUE_NUM_MAX => self.queue().map_or(0, |q| u32::from(q.max_size())),
             VIRTIO_MMIO_QUEUE_READY => self.queue().map_or(0, |q| u32::from(q.ready())),
-            VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.0.status.load(Ordering::Acquire),
+            VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.take_status(),
             VIRTIO_MMIO_STATUS => self.state.status | self.interrupt.0.needs_reset.load(Ordering::Acquire),
             // No shared memory regions: their length reads as all ones (4.2.2).
             VIRTIO_MMIO_SHM_LEN_LOW
@@ -250,6 +259,9 @@ impl Transport {
         let event_index = self.state.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         let mut queues = Vec::with_capacity(self.state.queues.len());
         for (ring, kick) in self.state.queues.iter_mut().zip(&self.kicks) {
+            if !ring.ready() && queues.len() >= self.needed_queues {
+                break;
+            }
             ring.set_event_idx(event_index);
             if !ring.ready() || !ring.is_valid(&*self.memory) {
                 self.interrupt.needs_reset();
@@ -332,6 +344,13 @@ impl Interrupt {
     pub(crate) fn new() -> io::Result<Self> {
         let line = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         Ok(Self(Arc::new(Line { line, status: AtomicU32::new(0), needs_reset: AtomicU32::new(0) })))
+    }
+
+    /// InterruptStatus, for a driver that reads it. That buffers were used is told once: a driver looks at its
+    /// rings after it has read this, so the next buffers are the next interrupt's. A change of configuration
+    /// stays until it is acknowledged.
+    fn take_status(&self) -> u32 {
+        self.0.status.fetch_and(!VIRTIO_MMIO_INT_VRING, Ordering::AcqRel)
     }
 
     /// Buffers were used.

@@ -47,6 +47,7 @@ pub fn connect<D: Device>(device: D, memory: Memory) -> io::Result<(Transport, W
     let setup = Setup {
         kind: device.kind(),
         features: device.features(),
+        needed_queues: device.needed_queues(),
         queue_sizes: sizes,
         config: device.config(),
         memory,
@@ -161,14 +162,15 @@ impl<D: Device> Worker<D> {
 
 impl<D: Device> MutEventSubscriber for Worker<D> {
     fn init(&mut self, ops: &mut EventOps) {
-        let watch = |ops: &mut EventOps, fd: &EventFd, data| {
-            if let Err(e) = ops.add(Events::with_data(fd, data, EventSet::IN)) {
+        let watch = |ops: &mut EventOps, fd: &EventFd, data, set| {
+            if let Err(e) = ops.add(Events::with_data(fd, data, set)) {
                 log::error!("can't watch a device's notifications: {e}");
             }
         };
-        watch(ops, &self.wake, COMMAND);
+        watch(ops, &self.wake, COMMAND, EventSet::IN);
+        // Each notification is an edge, so the counter need not be read: a system call less in every request.
         for (kick, data) in self.kicks.iter().zip(FIRST_KICK..) {
-            watch(ops, kick, data);
+            watch(ops, kick, data, EventSet::IN | EventSet::EDGE_TRIGGERED);
         }
     }
 
@@ -180,9 +182,6 @@ impl<D: Device> MutEventSubscriber for Worker<D> {
             }
             data if data >= FIRST_KICK => {
                 let queue = (data - FIRST_KICK) as usize;
-                let Some(kick) = self.kicks.get(queue) else { return };
-                // Zero, or would block: another wake-up took it already.
-                let _ = kick.read();
                 if self.live {
                     let result = self.device.queue_ready(queue, ops);
                     self.check(result, ops);

@@ -6,11 +6,12 @@ use kvm_ioctls::{IoEventAddress, VmFd};
 use loader::acpi::MmioDevice;
 use ninep::{Limits, Server};
 use rustix::process::{Resource, getrlimit};
-use virtio::{Device, MMIO_SIZE, Memory, NOTIFY_OFFSET, Transport};
+use virtio::{ACKNOWLEDGE, Device, EventFd, MMIO_SIZE, Memory, NOTIFY_OFFSET, Transport};
 use virtio_9p::NineP;
 use virtio_blk::Blk;
 use virtio_rng::Rng;
 use virtio_vsock::Vsock;
+use vmm_sys_util::eventfd::EFD_CLOEXEC;
 
 use crate::{Error, Share, ThreadKind, bus::MMIO_BASE, confine_thread};
 
@@ -24,6 +25,8 @@ pub(crate) struct Devices<'a> {
     vm: &'a VmFd,
     memory: &'a Memory,
     seccomp: bool,
+    /// Takes the guest's acknowledgements of interrupts, for nobody.
+    swallow: EventFd,
     pub transports: Vec<Transport>,
     pub workers: Workers,
 }
@@ -42,8 +45,9 @@ impl Workers {
 }
 
 impl<'a> Devices<'a> {
-    pub(crate) fn new(vm: &'a VmFd, memory: &'a Memory, seccomp: bool) -> Self {
-        Self { vm, memory, seccomp, transports: Vec::new(), workers: Workers::default() }
+    pub(crate) fn new(vm: &'a VmFd, memory: &'a Memory, seccomp: bool) -> Result<Self, Error> {
+        let swallow = EventFd::new(EFD_CLOEXEC).map_err(Error::system("eventfd for interrupts"))?;
+        Ok(Self { vm, memory, seccomp, swallow, transports: Vec::new(), workers: Workers::default() })
     }
 
     pub(crate) fn add_shares(&mut self, shares: Vec<Share>) -> Result<(), Error> {
@@ -92,7 +96,12 @@ impl<'a> Devices<'a> {
         self.vm
             .register_irqfd(transport.interrupt(), FIRST_GSI + index as u32)
             .map_err(Error::kvm("KVM_IRQFD"))?;
-        let notify = IoEventAddress::Mmio(MMIO_BASE + index as u64 * MMIO_SIZE + NOTIFY_OFFSET);
+        let base = MMIO_BASE + index as u64 * MMIO_SIZE;
+        let (acknowledge, used) = ACKNOWLEDGE;
+        self.vm
+            .register_ioevent(&self.swallow, &IoEventAddress::Mmio(base + acknowledge), used)
+            .map_err(Error::kvm("KVM_IOEVENTFD"))?;
+        let notify = IoEventAddress::Mmio(base + NOTIFY_OFFSET);
         for (queue, kick) in (0u32..).zip(transport.kicks()) {
             self.vm.register_ioevent(kick, &notify, queue).map_err(Error::kvm("KVM_IOEVENTFD"))?;
         }

@@ -89,7 +89,7 @@ impl Vm {
         let serial = SerialPort::new(ring.clone(), console)?;
         vm.register_irqfd(serial.interrupt(), SERIAL_GSI).map_err(Error::kvm("KVM_IRQFD"))?;
 
-        let mut devices = Devices::new(&vm, ram.memory(), policy.seccomp);
+        let mut devices = Devices::new(&vm, ram.memory(), policy.seccomp)?;
         devices.add_shares(shares)?;
         disks.into_iter().try_for_each(|disk| devices.add_disk(disk))?;
         if let Some(vsock) = vsock {

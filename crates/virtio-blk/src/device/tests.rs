@@ -1,12 +1,16 @@
 use std::{
     fs::File,
-    os::unix::fs::{FileExt, MetadataExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileExt, MetadataExt},
+    },
     sync::LazyLock,
 };
 
 use virtio::testing::{Buffer, Driver, Used};
 
 use super::*;
+use crate::ImageError;
 
 const IN: u32 = 0;
 const OUT: u32 = 1;
@@ -341,6 +345,32 @@ fn the_configuration_space_says_what_the_disk_is() {
     assert_eq!(config[34..36], [2, 0], "num_queues");
     assert_eq!((word(36), word(40), word(44)), (MAX_RANGE_SECTORS, 64, 8), "discard");
     assert_eq!((word(48), word(52), config[56]), (MAX_RANGE_SECTORS, 64, 1), "write zeroes");
+}
+
+#[test]
+fn a_driver_may_use_one_queue_of_two() {
+    let file = image(Way::Ring);
+    let mut driver = Driver::start(blk(Way::Ring, &file, false));
+    driver.initialise(&[QUEUE_SIZE]);
+    assert_eq!(read(&mut driver, 8, 4096), (OK, content()[4096..8192].to_vec()));
+    driver.set(0x50, 1);
+    assert_eq!(read(&mut driver, 8, 4096).0, OK, "the other's notification is nothing");
+    driver.initialise(&[QUEUE_SIZE; 2]);
+    assert_eq!(read(&mut driver, 8, 4096).0, OK);
+}
+
+#[test]
+fn a_device_that_is_gone_leaves_its_image_unlocked() {
+    for way in WAYS {
+        let file = image(way);
+        let again =
+            || File::options().read(true).write(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let device = blk(way, &again().unwrap(), false);
+        let refused = Image::from_file(again().unwrap(), false);
+        assert!(matches!(refused, Err(ImageError::InUse)), "{way:?}");
+        drop(device);
+        Image::from_file(again().unwrap(), false).unwrap();
+    }
 }
 
 #[test]

@@ -59,6 +59,23 @@ fn a_request_is_served_and_interrupts_the_driver() {
 }
 
 #[test]
+fn an_interrupt_whose_acknowledgement_never_comes_is_followed_by_others() {
+    let mut driver = echo();
+    for _ in 0..3 {
+        driver.request(0, &[Buffer::Readable(b"a"), Buffer::Writable(1)]);
+        assert_eq!(driver.get(VIRTIO_MMIO_INTERRUPT_STATUS), 1);
+        assert_eq!(driver.get(VIRTIO_MMIO_INTERRUPT_STATUS), 0, "told once");
+    }
+    driver.publish(0, u16::MAX);
+    driver.wait_needs_reset();
+    for _ in 0..2 {
+        assert_eq!(driver.get(VIRTIO_MMIO_INTERRUPT_STATUS) & 2, 2, "until it is acknowledged");
+    }
+    driver.set(VIRTIO_MMIO_INTERRUPT_ACK, 2);
+    assert_eq!(driver.get(VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+}
+
+#[test]
 fn a_reset_device_starts_anew() {
     let mut driver = echo();
     driver.request(0, &[Buffer::Readable(b"a"), Buffer::Writable(1)]);
