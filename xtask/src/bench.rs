@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measurements in instructions, the same on every machine.
 
 mod boot;
+mod disk;
 mod files;
 mod guest;
 mod report;
@@ -26,6 +27,7 @@ pub struct Arguments {
 #[derive(Subcommand)]
 enum What {
     Boot(boot::Arguments),
+    Disk(disk::Arguments),
     Files(files::Arguments),
 }
 
@@ -33,6 +35,7 @@ enum What {
 pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.what {
         What::Boot(arguments) => boot::main(arguments),
+        What::Disk(arguments) => disk::main(arguments),
         What::Files(arguments) => files::main(arguments),
     }
 }

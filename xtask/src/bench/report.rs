@@ -50,7 +50,7 @@ fn parse(printed: &str) -> Result<Vec<Row>> {
 
 /// A line a figure, with QEMU's beside it and the ratio where there is one.
 fn table(rows: &[Row]) -> String {
-    let mut text = format!("{:<36}{:>12}{:>12}{:>8}\n", "", "nofear", "qemu", "ratio");
+    let mut text = format!("{:<56}{:>12}{:>12}{:>8}\n", "", "nofear", "qemu", "ratio");
     for row in rows.iter().filter(|row| row.subject == "nofear") {
         let same = |peer: &&Row| peer.subject == "qemu" && peer.what == row.what && peer.unit == row.unit;
         let (value, ratio) = match rows.iter().find(same) {
@@ -58,11 +58,11 @@ fn table(rows: &[Row]) -> String {
             None => ("-".into(), "-".into()),
         };
         let what = format!("{}, {}", row.what, row.unit);
-        text.push_str(&format!("{what:<36}{:>12.2}{value:>12}{ratio:>8}\n", row.value));
+        text.push_str(&format!("{what:<56}{:>12.2}{value:>12}{ratio:>8}\n", row.value));
     }
     for row in rows.iter().filter(|row| row.subject == "nofear run") {
         let what = format!("nofear run: {}, {}", row.what, row.unit);
-        text.push_str(&format!("{what:<36}{:>12.2}\n", row.value));
+        text.push_str(&format!("{what:<56}{:>12.2}\n", row.value));
     }
     text
 }
