@@ -156,8 +156,10 @@ impl Session<'_> {
         };
         let result = conversation.conduct();
         let is_agent_there = conversation.control.is_some() && conversation.vm_ended.is_none();
+        // Before that, no command has written anything.
+        let has_run = matches!(conversation.state, State::Running | State::Ended(_));
         let is_sane = !result.as_ref().is_err_and(|e| e.is::<GuestFailed>());
-        if lasting && is_agent_there && is_sane {
+        if lasting && has_run && is_agent_there && is_sane {
             conversation.part();
         }
         result

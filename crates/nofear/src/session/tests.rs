@@ -505,6 +505,19 @@ fn a_signal_ends_the_waiting_for_a_guest_that_does_not_end() {
 }
 
 #[test]
+fn a_guest_that_has_not_started_the_command_is_not_waited_for() {
+    let mut host = Host::new(Stdio::Pipes);
+    host.session.lasting = true;
+    let mut signals = host.signals.try_clone().unwrap();
+    let outcome = host.against(|path| {
+        let mut agent = Agent::start(path);
+        signal(&mut signals, Signal::INT);
+        assert_eq!(agent.receive(), None);
+    });
+    assert_eq!(outcome.result.unwrap(), Ending::Signal(Signal::INT));
+}
+
+#[test]
 fn a_guest_that_broke_the_protocol_is_not_waited_for() {
     let mut host = Host::new(Stdio::Pipes);
     host.session.lasting = true;
