@@ -16,7 +16,7 @@ use rustix::mount::{MountFlags, mount, mount_move};
 
 use crate::Failure;
 use crate::files::{self, Entry, Kind};
-use crate::kernel;
+use crate::{kernel, network};
 
 pub(crate) use profile::DISK;
 
@@ -110,6 +110,9 @@ pub fn finish(configure: &Configure) -> Vec<Failure> {
     note("set the host name", rustix::system::sethostname(configure.hostname.as_bytes()));
     note("set the clock", kernel::set_clock(configure.time));
     note("bring the loopback interface up", kernel::loopback_up());
+    if let Some(network) = &configure.network {
+        note("set the network interface up", network::set_up(network));
+    }
     failures.extend(shares::mount(configure));
     failures
 }

@@ -98,7 +98,7 @@ pub fn identity(configure: &Configure) -> Vec<Entry> {
     files.file("etc/hostname", format!("{}\n", configure.hostname));
     let id: String = configure.machine_id.iter().map(|byte| format!("{byte:02x}")).collect();
     files.file("etc/machine-id", format!("{id}\n"));
-    files.file("etc/resolv.conf", "# This machine has no name server.\n".into());
+    files.file("etc/resolv.conf", resolv_conf(configure));
     files.0
 }
 
@@ -155,6 +155,13 @@ fn home(files: &mut List, user: &User) {
             files.0.push(Entry { path: path.into(), mode, owner, kind: Kind::Folder });
         }
     }
+}
+
+/// `/etc/resolv.conf`. Answers of over 512 bytes come in one datagram: the resolver has no TCP.
+fn resolv_conf(configure: &Configure) -> String {
+    let servers = configure.network.iter().flat_map(|network| &network.nameservers);
+    let lines: String = servers.map(|server| format!("nameserver {server}\n")).collect();
+    if lines.is_empty() { "# This machine has no name server.\n".into() } else { lines + "options edns0\n" }
 }
 
 /// Where the user lives: on a host whose user is root, that is guest root.

@@ -19,6 +19,7 @@ pub mod files;
 pub mod kernel;
 mod link;
 pub mod modules;
+pub mod network;
 pub mod search;
 mod spawn;
 pub mod tool;

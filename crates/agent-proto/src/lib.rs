@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -109,6 +110,28 @@ pub struct Configure {
     /// The profile on the first block device; none: what the guest writes stays in its memory, and a block
     /// device is left alone.
     pub profile: Option<ProfileDisk>,
+    /// The addresses of the network interface; none: there is no such interface.
+    pub network: Option<Network>,
+}
+
+/// The addresses of the guest's network interface, `eth0`. Its MTU is the device's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// One for each version of IP that there is.
+    pub ends: Vec<Ends>,
+    /// Who answers for names.
+    pub nameservers: Vec<IpAddr>,
+}
+
+/// The guest's address and the one that everything goes through, both of one version of IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ends {
+    /// The guest's address.
+    pub guest: IpAddr,
+    /// The gateway's, on the same link.
+    pub gateway: IpAddr,
+    /// How many bits the addresses on the link share.
+    pub prefix: u8,
 }
 
 /// The profile on the first block device.

@@ -29,13 +29,14 @@ const MODULE_MAX: u64 = 64 << 20;
 
 /// Modules by name, and whether the guest is of no use without them. What they depend on comes
 /// before them.
-const WANTED: [(&str, bool); 10] = [
+const WANTED: [(&str, bool); 11] = [
     ("virtio_mmio", true),
     ("9p", true),
     ("9pnet_virtio", true),
     ("overlay", true),
     ("vmw_vsock_virtio_transport", true),
     ("virtio_rng", false),
+    ("virtio_net", false),
     ("virtio_blk", false),
     // ext4 asks for the algorithm at run time, not for the module.
     ("crc32c_generic", false),

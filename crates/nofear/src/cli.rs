@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use crate::copy::CopyArgs;
 use crate::environment::Variable;
 use crate::memory;
+use crate::network::options::NetworkArgs;
 use crate::profile::cli::{ProfileArgs, Verb};
 use crate::profile::image;
 use crate::profile::name::Name;
@@ -176,6 +177,10 @@ pub struct RunArgs {
     /// Show a folder to the program at /shared; with :rw it may change it
     #[arg(short = 'f', long, value_name = "DIR[:rw]", value_parser = parsed(ShareSpec::parse_shared_folder))]
     pub shared_folder: Option<ShareSpec>,
+
+    /// The network.
+    #[command(flatten)]
+    pub network: NetworkArgs,
 
     /// Boot this kernel: a bzImage or an ELF vmlinux
     ///

@@ -13,6 +13,7 @@ mod frames;
 mod images;
 mod logging;
 mod memory;
+mod network;
 mod profile;
 mod run;
 mod runtime_dir;

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use agent_proto::{CommandId, Configure, ProfileDisk, Run, SHARES_TAG, Stdio, User};
+use anyhow::Context;
 use ninep::Export;
 use vmm::{Config, Console, Share};
 
@@ -15,7 +16,7 @@ use crate::session::Ending;
 use crate::streams::StandardStreams;
 use crate::terminal::{self, Terminal};
 use crate::vm::{self, Conduct};
-use crate::{exit, exports, memory, profile, shares, user};
+use crate::{exit, exports, memory, network, profile, shares, user};
 
 /// Runs the command in a new VM, and returns the exit status.
 pub fn run(args: RunArgs) -> u8 {
@@ -55,6 +56,7 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         time: vm::now(),
         machine_id: vm::random_id()?,
         profile: None,
+        network: None,
     };
     if let Some((profile, _)) = &kept {
         configure.hostname = profile.name.host_name();
@@ -62,9 +64,17 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         configure.profile = Some(ProfileDisk { fresh: profile.is_fresh() });
     }
     let streams = StandardStreams::of_process();
+    let network = network::open(&args.network).context("set the network up")?;
     let config = config(&args, &runtime_dir, share_export, kept.as_ref().map(|(profile, _)| profile))?;
-    let result =
-        vm::conduct(Conduct { config, runtime_dir: &runtime_dir, streams, terminal, configure, command });
+    let result = vm::conduct(Conduct {
+        config,
+        network,
+        runtime_dir: &runtime_dir,
+        streams,
+        terminal,
+        configure,
+        command,
+    });
     if let (Some((_, in_use)), Ok(Ending::Command(_) | Ending::NotStarted { .. })) = (&kept, &result) {
         in_use.command_has_run();
     }

@@ -6,6 +6,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use rustix::process::Signal;
 
@@ -60,6 +62,13 @@ fn signal_set(signals: &[Signal]) -> libc::sigset_t {
         unsafe { libc::sigaddset(&raw mut set, signal.as_raw()) };
     }
     set
+}
+
+/// Lets the program of `command` be killed when the thread that starts it ends.
+pub fn dies_with_this_thread(command: &mut Command) {
+    let ask = || Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?);
+    // SAFETY: between fork and exec the closure makes one system call and touches no memory of others.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// What the user database says of a user.

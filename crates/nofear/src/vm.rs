@@ -11,6 +11,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use vmm::{Config, Console, Initramfs, Policy, Share, ThreadKind, Vsock, VsockPort};
 
 use crate::images::{self, Image};
+use crate::network::Network;
 use crate::runtime_dir::RuntimeDir;
 use crate::session::{Ending, GuestFailed, Session};
 use crate::signals::Signals;
@@ -72,6 +73,8 @@ pub fn now() -> (u64, u32) {
 pub struct Conduct<'a> {
     /// The VM.
     pub config: Config,
+    /// Its network.
+    pub network: Option<Network>,
     /// Its folder.
     pub runtime_dir: &'a RuntimeDir,
     /// Where the command's streams go.
@@ -86,17 +89,27 @@ pub struct Conduct<'a> {
 
 /// Runs the command in the VM. This thread is confined from here on: it can open no file any more.
 pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
-    let Conduct { config, runtime_dir, streams, terminal, configure, command } = conduct;
+    let Conduct { mut config, network, runtime_dir, streams, terminal, mut configure, command } = conduct;
     let listener = runtime_dir.listen()?;
     let mut policy = Policy::default();
     policy.confine_runner = true;
     let software = SoftwareWatch::start();
     let shows_console = config.console == Console::Stderr;
     let lasting = configure.profile.is_some();
+    let mut beside = None;
+    if let Some(Network { device, guest, passt, resolver }) = network {
+        config.network = Some(device);
+        configure.network = Some(guest);
+        beside = Some((passt, resolver));
+    }
     let resources = config.prepare().context("prepare the VM")?;
     // Until here a signal ends this process like any other, however long it takes to unpack a kernel or to
     // open a file; and it has one thread. Those that it starts from here on inherit the mask.
     let signals = Signals::block()?;
+    if let Some((passt, resolver)) = beside {
+        passt.watch()?;
+        resolver.start()?;
+    }
     let vm = resources.confine(&policy).context("make the VM")?;
     let handle = vm.handle();
     let (notifier, inbox) = inbox()?;

@@ -10,6 +10,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::Memory;
 
+mod framed;
+
 /// A descriptor is 16 bytes: address, length, flags, next (virtio 1.2, 2.7.5).
 const DESCRIPTOR_SIZE: u64 = 16;
 

@@ -1,9 +1,10 @@
 //! What a VM is to be: paths and numbers, pure data.
 
-use std::{fs::File, path::PathBuf};
+use std::{fs::File, os::fd::OwnedFd, os::unix::net::UnixStream, path::PathBuf};
 
 use loader::InitramfsSource;
 use ninep::Export;
+use virtio_net::{filter::Policy, resolver::Channel};
 
 /// The least guest memory, in bytes.
 pub const MIN_MEMORY: u64 = 64 << 20;
@@ -35,6 +36,8 @@ pub struct Config {
     pub disks: Vec<Disk>,
     /// Sockets between guest and host.
     pub vsock: Option<Vsock>,
+    /// A network interface; none: the guest has no network.
+    pub network: Option<Network>,
     /// Where the guest's kernel messages go.
     pub console: Console,
 }
@@ -98,6 +101,28 @@ pub struct VsockPort {
     pub port: u32,
     /// The Unix socket's path, at most 107 bytes.
     pub path: PathBuf,
+}
+
+/// A network interface. The guest is told its addresses by other means; the device holds it to them.
+#[derive(Debug)]
+pub struct Network {
+    /// What carries the frames.
+    pub link: Link,
+    /// The guest's addresses, and what it may reach.
+    pub policy: Policy,
+    /// The longest IP packet on the link in bytes, 1,280 to 65,520.
+    pub mtu: u16,
+    /// Where the guest's questions for names go; none: they get no answer.
+    pub resolver: Option<Channel>,
+}
+
+/// What carries a network interface's frames: descriptors that somebody has opened.
+#[derive(Debug)]
+pub enum Link {
+    /// A tap, made with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR, that is up on the host.
+    Tap(OwnedFd),
+    /// A connected stream to passt.
+    Passt(UnixStream),
 }
 
 /// Where the guest's kernel messages go. They are always kept in a ring, too.

@@ -50,6 +50,10 @@ pub enum ThreadKind {
     Disk,
     /// Moves bytes between guest and Unix sockets.
     Vsock,
+    /// Moves frames between guest and network.
+    Network,
+    /// Answers the guest's questions for names: sends to name servers, and reads what they say.
+    Resolver,
     /// Gives the guest entropy.
     Entropy,
     /// Waits for the VM, and carries a command's streams, signals and terminal.

@@ -13,7 +13,7 @@ use virtio_rng::Rng;
 use virtio_vsock::Vsock;
 use vmm_sys_util::eventfd::EFD_CLOEXEC;
 
-use crate::{Error, Share, ThreadKind, bus::MMIO_BASE, confine_thread};
+use crate::{Error, Share, ThreadKind, bus::MMIO_BASE, confine_thread, resources::Interface};
 
 /// The first interrupt line of the I/O APIC that devices get, one each; the serial port has 4.
 const FIRST_GSI: u32 = 5;
@@ -72,6 +72,13 @@ impl<'a> Devices<'a> {
 
     pub(crate) fn add_vsock(&mut self, device: Vsock) -> Result<(), Error> {
         self.add(device, "vsock".into(), ThreadKind::Vsock)
+    }
+
+    pub(crate) fn add_network(&mut self, device: Interface) -> Result<(), Error> {
+        match device {
+            Interface::Tap(device) => self.add(device, "net".into(), ThreadKind::Network),
+            Interface::Passt(device) => self.add(device, "net".into(), ThreadKind::Network),
+        }
     }
 
     pub(crate) fn add_entropy(&mut self) -> Result<(), Error> {

@@ -36,10 +36,13 @@ mod vcpu;
 mod vm;
 
 pub use config::{
-    Config, Console, Disk, DiskImage, Initramfs, MAX_DEVICES, MAX_VCPUS, MIN_MEMORY, Share, Vsock, VsockPort,
+    Config, Console, Disk, DiskImage, Initramfs, Link, MAX_DEVICES, MAX_VCPUS, MIN_MEMORY, Network, Share,
+    Vsock, VsockPort,
 };
 pub use confine::{Policy, ThreadKind, confine_thread};
 pub use error::Error;
 pub use exit::Exit;
 pub use resources::Resources;
+/// What a network device's policy and its resolver's messages are made of.
+pub use virtio_net as net;
 pub use vm::{Handle, Vm};

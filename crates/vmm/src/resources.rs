@@ -5,11 +5,12 @@ use std::{collections::HashMap, os::unix::net::UnixListener};
 use kvm_ioctls::{Cap, Kvm};
 use loader::{InitramfsSource, KernelImage};
 use virtio_blk::{Blk, Image};
+use virtio_net::{Net, PasstStream, Tap};
 use virtio_vsock as vsock;
 
 use crate::{
-    Config, Console, Disk, DiskImage, Error, Initramfs, MAX_DEVICES, MAX_VCPUS, Policy, Share, Vm,
-    command_line::command_line, confine, memory,
+    Config, Console, Disk, DiskImage, Error, Initramfs, Link, MAX_DEVICES, MAX_VCPUS, Network, Policy, Share,
+    Vm, command_line::command_line, confine, memory,
 };
 
 /// What KVM must have. Each is in Linux 4.20 or before.
@@ -35,7 +36,14 @@ pub struct Resources {
     pub(crate) shares: Vec<Share>,
     pub(crate) disks: Vec<Blk>,
     pub(crate) vsock: Option<vsock::Vsock>,
+    pub(crate) network: Option<Interface>,
     pub(crate) console: Console,
+}
+
+/// A network device by its back end.
+pub(crate) enum Interface {
+    Tap(Net<Tap>),
+    Passt(Net<PasstStream>),
 }
 
 impl Config {
@@ -51,6 +59,7 @@ impl Config {
             shares: Vec::new(),
             disks: Vec::new(),
             vsock: None,
+            network: None,
             console: Console::Ring,
         }
     }
@@ -65,7 +74,11 @@ impl Config {
         if !(1..=MAX_VCPUS).contains(&self.vcpus) {
             return Err(Error::Config(format!("{} vCPUs: 1 to {MAX_VCPUS} are possible", self.vcpus)));
         }
-        let devices = self.shares.len() + self.disks.len() + usize::from(self.vsock.is_some()) + 1;
+        let devices = self.shares.len()
+            + self.disks.len()
+            + usize::from(self.vsock.is_some())
+            + usize::from(self.network.is_some())
+            + 1;
         if devices > MAX_DEVICES {
             return Err(Error::Config(format!("{devices} devices: at most {MAX_DEVICES} are possible")));
         }
@@ -84,6 +97,7 @@ impl Config {
             shares: self.shares,
             disks: self.disks.into_iter().map(|disk| open_disk(disk, queues)).collect::<Result<_, _>>()?,
             vsock: self.vsock.map(open_vsock).transpose()?,
+            network: self.network.map(open_network).transpose()?,
             console: self.console,
         })
     }
@@ -147,4 +161,17 @@ fn open_vsock(config: crate::Vsock) -> Result<vsock::Vsock, Error> {
     let connect: HashMap<_, _> = config.connect.into_iter().map(|entry| (entry.port, entry.path)).collect();
     vsock::Vsock::new(vsock::Config { cid: config.cid, listen, connect })
         .map_err(|e| Error::Config(e.to_string()))
+}
+
+fn open_network(config: Network) -> Result<Interface, Error> {
+    let Network { link, policy, mtu, resolver } = config;
+    let config = virtio_net::Config { policy, mtu, resolver };
+    let device = match link {
+        Link::Tap(tap) => {
+            let tap = Tap::new(tap).map_err(|e| Error::Device("network".into(), Box::new(e)))?;
+            Net::new(tap, config).map(Interface::Tap)
+        }
+        Link::Passt(stream) => Net::new(PasstStream::new(stream), config).map(Interface::Passt),
+    };
+    device.map_err(|e| Error::Config(e.to_string()))
 }

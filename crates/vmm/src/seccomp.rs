@@ -14,6 +14,9 @@ use crate::{Error, ThreadKind};
 const KVM_RUN: u64 = 0xae80;
 const KVM_GET_REGS: u64 = 0x8090_ae81;
 
+/// linux/if_tun.h.
+const TUNSETOFFLOAD: u64 = 0x4004_54d0;
+
 /// What every thread needs: memory, locks, its own end, the way back from a signal, time.
 const EVERY: &[c_long] = &[
     SYS_read,
@@ -107,6 +110,33 @@ const VSOCK: &[c_long] = &[
     SYS_getrandom,
 ];
 
+/// A tap, or a stream, and the resolver's socket: descriptors that are there already.
+const NETWORK: &[c_long] = &[SYS_writev, SYS_sendmsg, SYS_sendto, SYS_recvfrom, SYS_getrandom, SYS_ioctl];
+
+/// Sockets to name servers, and the list of this host's addresses.
+const RESOLVER: &[c_long] = &[
+    SYS_socket,
+    SYS_bind,
+    SYS_connect,
+    SYS_sendto,
+    SYS_recvfrom,
+    SYS_recvmsg,
+    SYS_getsockname,
+    SYS_getsockopt,
+    SYS_setsockopt,
+    SYS_poll,
+    SYS_ppoll,
+    SYS_getrandom,
+    // The list of name servers, when it has changed.
+    SYS_openat,
+    SYS_fstat,
+    SYS_newfstatat,
+    SYS_statx,
+    SYS_lseek,
+    SYS_sched_getaffinity,
+    SYS_prctl,
+];
+
 const ENTROPY: &[c_long] = &[SYS_getrandom];
 
 /// One file, by descriptor. The ring was restricted to that file and to these operations when it was made.
@@ -156,6 +186,8 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
         ThreadKind::NineP => &[EVERY, EVENT_LOOP, NINEP],
         ThreadKind::WritableNineP => &[EVERY, EVENT_LOOP, NINEP, NINEP_CHANGE],
         ThreadKind::Vsock => &[EVERY, EVENT_LOOP, VSOCK],
+        ThreadKind::Network => &[EVERY, EVENT_LOOP, NETWORK],
+        ThreadKind::Resolver => &[EVERY, RESOLVER],
         ThreadKind::Entropy => &[EVERY, EVENT_LOOP, ENTROPY],
         ThreadKind::Disk => &[EVERY, EVENT_LOOP, DISK],
         ThreadKind::Control => &[EVERY, CONTROL],
@@ -178,6 +210,13 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
         }
         // Not TIOCSTI, which types for the user.
         ThreadKind::Control => only(SYS_ioctl, 1, TERMINAL),
+        // Which segments a tap may give to the guest.
+        ThreadKind::Network => only(SYS_ioctl, 1, &[TUNSETOFFLOAD]),
+        ThreadKind::Resolver => {
+            only(SYS_socket, 0, &[AF_INET as u64, AF_INET6 as u64, AF_NETLINK as u64]);
+            let writing = (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC) as u32;
+            rules.insert(SYS_openat as u32, Rule::Without(2, writing));
+        }
         ThreadKind::NineP => {
             // `openat2` passes its flags in memory, out of a filter's reach.
             let writing = (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC) as u32;
@@ -205,6 +244,8 @@ mod tests {
             ThreadKind::NineP,
             ThreadKind::WritableNineP,
             ThreadKind::Vsock,
+            ThreadKind::Network,
+            ThreadKind::Resolver,
             ThreadKind::Entropy,
             ThreadKind::Disk,
             ThreadKind::Control,
@@ -224,7 +265,8 @@ mod tests {
 
     #[test]
     fn no_thread_may_start_a_program_or_trace_another() {
-        for list in [EVERY, EVENT_LOOP, NINEP, NINEP_CHANGE, VSOCK, ENTROPY, DISK, CONTROL] {
+        for list in [EVERY, EVENT_LOOP, NINEP, NINEP_CHANGE, VSOCK, NETWORK, RESOLVER, ENTROPY, DISK, CONTROL]
+        {
             for forbidden in [
                 SYS_execve,
                 SYS_execveat,

@@ -74,8 +74,19 @@ impl Handle {
 impl Vm {
     /// Puts the VM together. From here on it reads top to bottom.
     pub(crate) fn build(resources: Resources, policy: &Policy) -> Result<Self, Error> {
-        let Resources { kvm, kernel, initramfs, command_line, memory, vcpus, shares, disks, vsock, console } =
-            resources;
+        let Resources {
+            kvm,
+            kernel,
+            initramfs,
+            command_line,
+            memory,
+            vcpus,
+            shares,
+            disks,
+            vsock,
+            network,
+            console,
+        } = resources;
         vcpu::handle_kicks()?;
 
         let ram = GuestRam::new(memory)?;
@@ -94,6 +105,9 @@ impl Vm {
         disks.into_iter().try_for_each(|disk| devices.add_disk(disk))?;
         if let Some(vsock) = vsock {
             devices.add_vsock(vsock)?;
+        }
+        if let Some(network) = network {
+            devices.add_network(network)?;
         }
         devices.add_entropy()?;
 

@@ -16,6 +16,7 @@ fn configure(user: User) -> Configure {
         time: (0, 0),
         machine_id: [0xab; 16],
         profile: None,
+        network: None,
     }
 }
 

@@ -31,6 +31,7 @@ pub fn system(selection: &Selection) -> Result<Tally> {
     if programs.is_empty() {
         return Ok(Tally::default());
     }
+    packages::ensure("run the system tests", packages::SYSTEM_TESTS)?;
     let arguments = ["--package", "nofear-vmm", "--example", "boot"];
     workspace::build("build", |cargo| _ = cargo.args(arguments), "build the example of the VMM")?;
     let example = target().join("debug/examples/boot");

@@ -114,6 +114,7 @@ fn in_vm<T: Send + 'static>(
         time: vm::now(),
         machine_id: vm::random_id()?,
         profile: None,
+        network: None,
     };
     let null = File::open("/dev/null").context("open /dev/null")?;
     let (output, from_output) = UnixStream::pair().context("make a socket pair")?;
@@ -125,6 +126,7 @@ fn in_vm<T: Send + 'static>(
     let streams = StandardStreams { input: leak(null).as_fd(), output: output.as_fd(), error: error.as_fd() };
     let ending = vm::conduct(Conduct {
         config,
+        network: None,
         runtime_dir: &runtime_dir,
         streams,
         terminal: None,

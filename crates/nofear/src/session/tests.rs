@@ -66,6 +66,7 @@ impl Host {
                 time: (1, 2),
                 machine_id: [7; 16],
                 profile: None,
+                network: None,
             },
             run: Run {
                 command: ID,

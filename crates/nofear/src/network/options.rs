@@ -1,0 +1,162 @@
+//! The network's options.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use vmm::net::filter::{Cidr, Rule};
+use vmm::net::{MAX_MTU, MIN_MTU};
+
+use super::resolver::{Name, Names};
+
+#[cfg(test)]
+mod tests;
+
+/// Options of the network.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Network")]
+pub struct NetworkArgs {
+    /// What connects the program to the network
+    #[arg(long, value_name = "WAY", value_enum, default_value_t = Mode::Auto)]
+    pub net: Mode,
+
+    /// Let the program reach local networks too, but not this machine
+    #[arg(long)]
+    pub lan: bool,
+
+    /// Let the program reach nothing but what --allow names
+    #[arg(long)]
+    pub offline: bool,
+
+    /// Let the program reach a host or a range of addresses, at one port or all
+    ///
+    /// DEST is a name, *.NAME for all below it, an address, or a range such as 10.1.0.0/16; an IPv6 address with
+    /// a port stands in brackets. A name opens the addresses that it has, on the Internet, for as long as its
+    /// name server says.
+    #[arg(long, value_name = "DEST[:PORT]")]
+    pub allow: Vec<Target>,
+
+    /// Keep the program from a host or a range of addresses, whatever else is allowed
+    #[arg(long, value_name = "DEST[:PORT]")]
+    pub deny: Vec<Target>,
+
+    /// Let others reach a port of the program, at one of this machine, on its loopback address unless ADDR is
+    /// given
+    #[arg(long, value_name = "[ADDR:]PORT:GUESTPORT[/udp]")]
+    pub publish: Vec<Publish>,
+
+    /// Longest packet on the program's link, in bytes
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(i64::from(MIN_MTU)..=i64::from(MAX_MTU)))]
+    pub mtu: Option<u16>,
+}
+
+impl NetworkArgs {
+    /// What is said of names.
+    pub fn names(&self) -> Names {
+        let names = |list: &[Target]| {
+            list.iter()
+                .filter_map(|target| match target {
+                    Target::Name(name) => Some(name.clone()),
+                    Target::Range(_) => None,
+                })
+                .collect()
+        };
+        Names { allow: names(&self.allow), deny: names(&self.deny) }
+    }
+}
+
+/// What connects the program to the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// passt where it is installed, else nothing
+    Auto,
+    /// passt, which needs no root
+    Passt,
+    /// Nothing
+    None,
+}
+
+/// A destination of `--allow` or `--deny`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Addresses.
+    Range(Rule),
+    /// A name.
+    Name(Name),
+}
+
+impl Target {
+    /// The rule, for addresses.
+    pub fn rule(&self) -> Option<Rule> {
+        match self {
+            Self::Range(rule) => Some(*rule),
+            Self::Name(_) => None,
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A bare IPv6 address or range has colons of its own.
+        if let Ok(range) = text.parse::<Cidr>() {
+            return Ok(Self::Range(Rule { range, port: None }));
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) => (host, Some(parse_port(port)?)),
+            None => (text, None),
+        };
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        if let Ok(range) = bare.unwrap_or(host).parse::<Cidr>() {
+            if bare.is_none() && range.address().is_ipv6() {
+                return Err(format!("write the port of an IPv6 address as [{host}]:{}", port.unwrap_or(0)));
+            }
+            return Ok(Self::Range(Rule { range, port }));
+        }
+        Name::new(host, port).map(Self::Name)
+    }
+}
+
+/// A port of this machine that leads to one of the guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// The address of this machine.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// The guest's port.
+    pub guest_port: u16,
+    /// UDP, not TCP.
+    pub udp: bool,
+}
+
+impl FromStr for Publish {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (ports, udp) = match text.rsplit_once('/') {
+            Some((ports, "udp")) => (ports, true),
+            Some((ports, "tcp")) => (ports, false),
+            Some((_, other)) => return Err(format!("{other:?} is neither tcp nor udp")),
+            None => (text, false),
+        };
+        let wrong = || "write [ADDR:]PORT:GUESTPORT, with /udp for UDP".to_owned();
+        let (rest, guest_port) = ports.rsplit_once(':').ok_or_else(wrong)?;
+        let (address, port) = match rest.rsplit_once(':') {
+            Some((address, port)) => {
+                let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
+                (bare.parse().map_err(|_| format!("{bare:?} is no IP address"))?, port)
+            }
+            None => (IpAddr::V4(Ipv4Addr::LOCALHOST), rest),
+        };
+        Ok(Self { address, port: parse_port(port)?, guest_port: parse_port(guest_port)?, udp })
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!("{text:?} is no port: 1 to 65535 are")),
+    }
+}

@@ -1,0 +1,181 @@
+//! Between the device and whoever answers for names, on a socket that keeps messages apart
+//! (`SOCK_SEQPACKET`). Both ends belong to the host; the guest's bytes are only in [`Message::payload`]s.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+
+use crate::filter::{Cidr, Query};
+
+/// The longest question and answer, in bytes.
+pub const MAX_PAYLOAD: usize = 4096;
+
+const MAX_MESSAGE: usize = MAX_PAYLOAD + 8;
+
+/// The most addresses and networks in one [`Message::Host`].
+pub const MAX_HOST: usize = 200;
+
+const DATAGRAM: u8 = 1;
+const OPEN: u8 = 2;
+const HOST: u8 = 3;
+
+/// A message, either way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// To the resolver a question, from it an answer: a DNS message.
+    Datagram {
+        /// Who asked.
+        query: Query,
+        /// The DNS message, at most [`MAX_PAYLOAD`] bytes.
+        payload: Vec<u8>,
+    },
+    /// From the resolver: a name that the guest may use has this address.
+    Open {
+        /// The address.
+        address: IpAddr,
+        /// The TCP or UDP port that is open; none: all.
+        port: Option<u16>,
+        /// For how long.
+        time: Duration,
+    },
+    /// From the resolver: the host's addresses and networks are these now, at most [`MAX_HOST`] in all.
+    Host {
+        /// Its own addresses.
+        addresses: Vec<IpAddr>,
+        /// Networks that it is on.
+        on_link: Vec<Cidr>,
+    },
+}
+
+/// One end.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// Both ends. None of them waits.
+    ///
+    /// # Errors
+    ///
+    /// No more descriptors.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        Ok((Self(one), Self(other)))
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when too much waits there already; the other end's end; a message that is too long.
+    pub fn send(&self, message: &Message) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(64);
+        match message {
+            Message::Datagram { query, payload } => {
+                bytes.extend([DATAGRAM, u8::from(query.v6)]);
+                bytes.extend(query.port.to_be_bytes());
+                bytes.extend(payload);
+            }
+            Message::Open { address, port, time } => {
+                bytes.extend([OPEN, u8::from(port.is_some())]);
+                bytes.extend(port.unwrap_or_default().to_be_bytes());
+                bytes.extend(u32::try_from(time.as_secs()).unwrap_or(u32::MAX).to_be_bytes());
+                put(&mut bytes, *address, 0);
+            }
+            Message::Host { addresses, on_link } => {
+                bytes.push(HOST);
+                bytes.push(u8::try_from(addresses.len()).map_err(|_| io::ErrorKind::InvalidInput)?);
+                for address in addresses {
+                    put(&mut bytes, *address, 0);
+                }
+                for net in on_link {
+                    put(&mut bytes, net.address(), net.length());
+                }
+            }
+        }
+        if bytes.len() > MAX_MESSAGE {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        send(&self.0, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when there is none, `UnexpectedEof` when the other end is closed, `InvalidData` for one
+    /// that can't be read.
+    pub fn receive(&self) -> io::Result<Message> {
+        let mut bytes = [0; MAX_MESSAGE];
+        let (_, length) = recv(&self.0, &mut bytes[..], RecvFlags::DONTWAIT)?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        decode(&bytes[..length.min(MAX_MESSAGE)]).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Version, prefix length, and the address in 16 bytes.
+const ADDRESS: usize = 18;
+
+fn put(bytes: &mut Vec<u8>, address: IpAddr, length: u8) {
+    let (version, raw) = match address {
+        IpAddr::V4(address) => (4, u128::from(address.to_bits())),
+        IpAddr::V6(address) => (6, address.to_bits()),
+    };
+    bytes.extend([version, length]);
+    bytes.extend(raw.to_be_bytes());
+}
+
+fn get(bytes: &[u8]) -> Option<(IpAddr, u8)> {
+    let ([version, length], raw) = bytes.split_first_chunk()?;
+    let raw = u128::from_be_bytes(raw.try_into().ok()?);
+    let address = match version {
+        4 => Ipv4Addr::from(u32::try_from(raw).ok()?).into(),
+        6 => Ipv6Addr::from(raw).into(),
+        _ => return None,
+    };
+    Some((address, *length))
+}
+
+fn decode(bytes: &[u8]) -> Option<Message> {
+    match *bytes {
+        [DATAGRAM, v6, high, low, ref payload @ ..] => Some(Message::Datagram {
+            query: Query { v6: v6 != 0, port: u16::from_be_bytes([high, low]) },
+            payload: payload.to_vec(),
+        }),
+        [OPEN, some, high, low, a, b, c, d, ref address @ ..] => Some(Message::Open {
+            address: get(address)?.0,
+            port: (some != 0).then_some(u16::from_be_bytes([high, low])),
+            time: Duration::from_secs(u32::from_be_bytes([a, b, c, d]).into()),
+        }),
+        [HOST, count, ref rest @ ..] => {
+            let all: Option<Vec<_>> = rest.chunks(ADDRESS).map(get).collect();
+            let mut all = all?;
+            if usize::from(count) > all.len() {
+                return None;
+            }
+            let on_link = all.split_off(count.into());
+            Some(Message::Host {
+                addresses: all.into_iter().map(|(address, _)| address).collect(),
+                on_link: on_link.into_iter().map(|(address, length)| Cidr::new(address, length)).collect(),
+            })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! A program reaches the Internet, by name, and nothing that it should not: tests/network has the world around it.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use nofear_tests::{Ran, nofear, output};
+
+/// A world for one command, and what its servers were asked.
+struct World(tempfile::TempDir);
+
+impl World {
+    /// Runs a shell script in a world in which `$NOFEAR` is the command; nothing when this machine was not made
+    /// ready.
+    fn run(script: &str) -> Option<(Self, Ran)> {
+        let nofear = nofear()?;
+        let world = Self(tempfile::tempdir_in("/tmp").unwrap());
+        let mut command = Command::new("unshare");
+        command
+            .args(["--map-root-user", "--net", "--mount", "bash"])
+            .arg(scripts().join("world.sh"))
+            .arg(world.0.path())
+            .args(["bash", "-c", script])
+            .env("NOFEAR", nofear.get_program())
+            .env("SCRIPTS", scripts())
+            .stdin(Stdio::null());
+        let ran = output(command);
+        Some((world, ran))
+    }
+
+    /// What the servers of `place` were asked: `internet`, `lan` or `host`.
+    fn asked(&self, place: &str) -> String {
+        fs::read_to_string(self.0.path().join(format!("{place}.log"))).unwrap()
+    }
+}
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("network")
+}
+
+#[test]
+fn network_by_passt_reaches_the_internet_by_name_and_refuses_the_rest_at_once() {
+    let Some((world, ran)) = World::run(
+        r#"$NOFEAR run -t -v --net passt -- bash -c '
+            get() { curl -gsS -m 60 "$@" 2>&1; echo; }
+            get http://server.test/; get http://six.test/; get http://203.0.113.5/
+            get http://nosuch.test/
+            ping -c 1 -W 30 203.0.113.5 | grep -o "1 received"
+            ping -c 1 -W 30 2001:db8:2::5 | grep -o "1 received"
+            head -c 2000000 /dev/zero | tr "\0" x | tee >(sha256sum >&2) | curl -gsS -m 100 -T - -H "Transfer-Encoding:" -H "Content-Length: 2000000" http://server.test/up; echo
+            get http://server.test/1000000 | wc -c
+            for to in 127.0.0.1 198.51.100.2 192.168.77.2 192.168.77.1 198.51.100.1 10.0.0.1 169.254.169.254 100.64.0.1 \
+                "[::1]" "[2001:db8:1::2]" "[2001:db8:1::1]" "[fe80::1]" "[fd00::1]"; do
+                curl -gs -m 60 -o /dev/null http://$to/ && echo "reached $to"
+            done
+            exit 0'"#,
+    ) else {
+        return;
+    };
+    let (text, log) = (ran.text(), ran.stderr.clone());
+    assert_eq!(ran.status, Some(0), "{text}\n{log}");
+    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(lines[..3], ["hello from internet"; 3], "{text}\n{log}");
+    assert!(lines[3].contains("nosuch.test"), "{text}");
+    assert_eq!(lines[4..6], ["1 received"; 2], "{text}\n{log}");
+    assert!(log.contains(lines[6]) && lines[6].len() == 64, "the sums of what went up: {text}\n{log}");
+    assert_eq!(lines[7], "1000001", "{text}");
+    assert_eq!(lines.len(), 8, "{text}");
+    for reason in ["the host itself", "a local network", "a link-local address", "a carrier's range"] {
+        assert!(log.contains(reason), "{reason}: {log}");
+    }
+    assert!(world.asked("host").lines().all(|line| line.starts_with("DNS")), "{}", world.asked("host"));
+    assert_eq!(world.asked("lan"), "");
+}
+
+#[test]
+fn network_frames_of_a_hostile_guest_arrive_nowhere() {
+    let Some((world, ran)) =
+        World::run(r#"$NOFEAR run -t -v --net passt --root --share "$SCRIPTS":/s -- python3 /s/hostile.py"#)
+    else {
+        return;
+    };
+    assert_eq!((ran.status, ran.text().as_str()), (Some(0), "sent\n"), "{}", ran.stderr);
+    let got = world.asked("internet");
+    let marks: Vec<&str> = got.lines().filter_map(|line| line.splitn(3, ' ').nth(2)).collect();
+    assert_eq!(marks, ["fine"], "{}", ran.stderr);
+    assert_eq!((world.asked("host"), world.asked("lan")), (String::new(), String::new()));
+    // Every reason was needed.
+    let summary = ran.stderr.lines().find(|line| line.contains("frames refused")).unwrap();
+    for reason in [
+        "malformed",
+        "Ethernet address",
+        "neither IP nor ARP",
+        "speaks for another",
+        "not from the guest's address",
+        "IPv4 options",
+        "a fragment",
+        "another protocol",
+        "the host's loopback",
+        "the host itself",
+        "a local network",
+        "a link-local address",
+        "a carrier's range",
+        "a multicast group",
+        "in disguise",
+        "a reserved range",
+        "the gateway",
+    ] {
+        assert!(summary.contains(reason), "{reason}: {summary}");
+    }
+}
+
+#[test]
+fn network_rules_open_and_close() {
+    let Some((world, ran)) = World::run(
+        r#"try='for to in server.test 203.0.113.5 192.168.77.1 lan.test; do
+            curl -gs -m 60 -o /dev/null http://$to/ && echo "$to"; done; exit 0'
+        $NOFEAR run -t -v --net passt --offline --allow server.test:80 -- bash -c "$try"; echo --
+        $NOFEAR run -t -v --net passt --lan --deny 203.0.113.0/24 -- bash -c "$try"; echo --
+        $NOFEAR run -t -v --net passt --allow 192.168.77.1:80 --deny server.test -- bash -c "$try"; echo --
+        $NOFEAR run -t -v --net none -- bash -c "ls /sys/class/net; $try""#,
+    ) else {
+        return;
+    };
+    // The address is open from the look-up on, for as long as its server said; the second try comes within.
+    assert_eq!(
+        ran.text(),
+        "server.test\n203.0.113.5\n--\n192.168.77.1\nlan.test\n--\n203.0.113.5\n192.168.77.1\nlan.test\n--\nlo\n",
+        "{}",
+        ran.stderr
+    );
+    assert!(!world.asked("host").contains("GET"));
+}
+
+#[test]
+fn network_publishes_a_port_on_loopback_and_four_machines_at_once_do_not_meet() {
+    let Some((_, ran)) = World::run(
+        r#"folder=$(mktemp -d); cd "$folder"
+        $NOFEAR run -t --net passt --publish 8080:80 --root -- python3 -c '
+import http.server
+class H(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(b"published\n")
+    def log_message(self, *_): pass
+s = http.server.HTTPServer(("", 80), H)
+s.handle_request()' & 
+        until curl -s -m 20 http://127.0.0.1:8080/ | grep published; do sleep 1; done
+        curl -s -m 5 http://198.51.100.2:8080/ && echo "on every address"
+        wait $!
+        for i in 1 2 3 4; do
+            $NOFEAR run -t -m 256M --net passt -- bash -c 'hostname -I >&2; curl -s -m 100 http://server.test/; sleep 5' >"$i" 2>"$i.address" &
+        done
+        wait $(jobs -p | tail -4); cat 1 2 3 4; cat *.address | awk '{ print $1 }' | sort -u | wc -l"#,
+    ) else {
+        return;
+    };
+    assert_eq!(
+        ran.text(),
+        "published\nhello from internet\nhello from internet\nhello from internet\nhello from internet\n4\n",
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn network_leaves_nothing_behind_when_anything_is_killed() {
+    let Some((_, ran)) = World::run(
+        r#"count() { pgrep -c -x "passt|passt.avx2" || true; }
+        start() { $NOFEAR run -t --net passt -- bash -c 'echo up; exec sleep 1000' >"$1" 2>"$1.err" & vm=$!
+            until grep -q up "$1"; do sleep 0.5; done; }
+        folder=$(mktemp -d); before=$(count)
+        start "$folder/a"; kill -9 $vm; wait $vm 2>/dev/null
+        for i in $(seq 100); do [ "$(count)" = "$before" ] && break; sleep 0.2; done
+        echo "passts left: $(($(count) - before))"
+        start "$folder/b"; kill -9 $(pgrep -n -x "passt|passt.avx2")
+        for i in $(seq 100); do grep -q "lost its network" "$folder/b.err" && break; sleep 0.2; done
+        grep -o "lost its network" "$folder/b.err"; kill $vm; wait $vm; echo "status $?"
+        $NOFEAR run -t --net passt -- curl -s -m 100 http://server.test/"#,
+    ) else {
+        return;
+    };
+    let text = ran.text();
+    assert_eq!(text, "passts left: 0\nlost its network\nstatus 143\nhello from internet\n", "{}", ran.stderr);
+}
