@@ -1,7 +1,7 @@
 /*
  * The guest of tests/disk.rs: an init that reads, writes and reads /dev/vda past the page cache, one MiB after
- * the other, with no library. It says on the kernel's console how each went: the word, which MiB, and the error's
- * number; 0 is fine, and -1 a read of something else than was written.
+ * the other, with no library. It says on the kernel's console how each went, a line for each round: the error's number of
+ * each request; 0 is fine, and -1 a read of something else than was written.
  *
  * gcc -static -nostdlib -ffreestanding -fno-stack-protector -Os -o disk disk.c
  */
@@ -37,17 +37,29 @@ static char *put_number(char *to, long number)
 	return to;
 }
 
-static void say(const char *what, long which, long result, long wanted)
+static char line[128], *end;
+
+/* A line for each round of requests: the kernel takes ten at once, and drops others. */
+static void start(const char *what)
 {
 	/* At the level that a quiet kernel writes, too. */
-	char line[64] = "<0>disk: ", *end = line + 9;
+	const char *level = "<0>disk: ";
 
+	end = line;
+	while (*level)
+		*end++ = *level++;
 	while (*what)
 		*end++ = *what++;
-	*end++ = ' ';
-	end = put_number(end, which);
+}
+
+static void add(long result, long wanted)
+{
 	*end++ = ' ';
 	end = put_number(end, result == wanted ? 0 : result < 0 ? -result : -1);
+}
+
+static void say(void)
+{
 	call(SYS_write, kmsg, (long)line, end - line, 0);
 }
 
@@ -56,22 +68,32 @@ void _start(void)
 	call(SYS_mount, (long)"dev", (long)"/dev", (long)"devtmpfs", 0);
 	kmsg = call(SYS_open, (long)"/dev/kmsg", O_WRONLY, 0, 0);
 	long disk = call(SYS_open, (long)"/dev/vda", O_RDWR | 040000 /* O_DIRECT */, 0, 0);
-	say("open", 0, disk < 0 ? disk : 0, 0);
+	start("open");
+	add(disk < 0 ? disk : 0, 0);
+	say();
+	start("first-read");
 	for (long i = 0; i < SIZE; i++)
-		say("first-read", i, call(SYS_pread64, disk, (long)buffer, MIB, i * MIB), MIB);
+		add(call(SYS_pread64, disk, (long)buffer, MIB, i * MIB), MIB);
+	say();
+	start("write");
 	for (long i = 0; i < SIZE; i++) {
 		for (long k = 0; k < MIB / 4; k++)
 			buffer[k] = k * 2654435761 + i;
-		say("write", i, call(SYS_pwrite64, disk, (long)buffer, MIB, i * MIB), MIB);
+		add(call(SYS_pwrite64, disk, (long)buffer, MIB, i * MIB), MIB);
 	}
-	say("flush", 0, call(SYS_fdatasync, disk, 0, 0, 0), 0);
+	say();
+	start("flush");
+	add(call(SYS_fdatasync, disk, 0, 0, 0), 0);
+	say();
+	start("read");
 	for (long i = 0; i < SIZE; i++) {
 		long result = call(SYS_pread64, disk, (long)buffer, MIB, i * MIB);
 		for (long k = 0; result == MIB && k < MIB / 4; k++)
 			if (buffer[k] != (unsigned)(k * 2654435761 + i))
 				result = 0;
-		say("read", i, result, MIB);
+		add(result, MIB);
 	}
+	say();
 	call(SYS_reboot, 0xfee1dead, 672274793, 0x4321fedc, 0);
 	for (;;)
 		;
