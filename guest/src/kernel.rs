@@ -23,8 +23,8 @@ const EXT4_IOC_RESIZE_FS: libc::Ioctl = 0x4008_6610;
 ///
 /// There is nobody to tell if this fails.
 pub fn report(text: &str) {
-    // Level 3, an error: the least that `quiet` lets through to the console.
-    let line = format!("<3>nofear-init: {text}\n");
+    // Level 2, critical: the least that the VMM lets through to the console (`loglevel=3`).
+    let line = format!("<2>nofear-init: {text}\n");
     let open = |path| rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
     let log = open(c"/dev/kmsg").or_else(|_| {
         // Before devtmpfs is mounted.
