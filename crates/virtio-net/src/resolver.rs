@@ -1,5 +1,5 @@
 //! Between the device and whoever answers for names, on a socket that keeps messages apart
-//! (`SOCK_SEQPACKET`). Both ends belong to the host; the guest's bytes are only in [`Message::payload`]s.
+//! (`SOCK_SEQPACKET`). Both ends belong to the host; the guest's bytes are only in [`Message::Datagram`]s.
 
 use std::{
     io,
