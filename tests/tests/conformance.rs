@@ -66,7 +66,9 @@ fn tree(directory: &Path) -> Vec<String> {
     while let Some(path) = left.pop() {
         for entry in fs::read_dir(path).unwrap() {
             let path = entry.unwrap().path();
-            let content = fs::read(&path).ok().filter(|_| path.is_file() && !path.is_symlink());
+            // A FIFO would wait for a writer.
+            let is_file = path.is_file() && !path.is_symlink();
+            let content = is_file.then(|| fs::read(&path).ok());
             let short = path.strip_prefix(directory).unwrap().display();
             all.push(format!("{short} {} {:?} {:?}", describe(&path), content, fs::read_link(&path).ok()));
             if path.is_dir() && !path.is_symlink() {

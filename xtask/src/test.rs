@@ -17,7 +17,8 @@ use crate::{fuzz, packages};
 /// Run all checks and tests, from formatting to whole virtual machines.
 ///
 /// A name that is one of the suites (fmt, clippy, doc, licences, unit, system, stock, fuzz) runs that suite
-/// alone; any other name runs the unit and system tests whose names contain it.
+/// alone; any other name runs the unit and system tests whose names contain it, and all tests of the programs in
+/// tests/tests whose names do.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Suites, or parts of test names
@@ -141,10 +142,12 @@ fn unit(selection: &Selection) -> Result<Tally> {
         tests.args(["nextest", "run", "--no-fail-fast", "--no-tests=pass"]).args(packages);
         tests.args(&selection.filters);
         tally.add(counted(&mut tests, nextest_counts)?);
-        // nextest has no documentation tests.
-        let mut docs = cargo();
-        docs.args(["test", "--doc", "--no-fail-fast"]).args(packages).arg("--").args(&selection.filters);
-        tally.add(counted(&mut docs, libtest_counts)?);
+        // nextest has no documentation tests. Their names are their files'.
+        if selection.filters.is_empty() || selection.filters.iter().any(|name| name.contains(".rs")) {
+            let mut docs = cargo();
+            docs.args(["test", "--doc", "--no-fail-fast"]).args(packages).arg("--").args(&selection.filters);
+            tally.add(counted(&mut docs, libtest_counts)?);
+        }
     } else {
         tests.args(["test", "--no-fail-fast"]).args(packages).arg("--").args(&selection.filters);
         tally.add(counted(&mut tests, libtest_counts)?);

@@ -16,11 +16,20 @@ use crate::{packages, stock};
 /// Nothing may hang a build machine for ever. Seconds, for all programs; [`SCRIPT`] has a limit for each.
 const LIMIT_SECONDS: u64 = 40 * 60;
 
-/// Runs each test program in turn and goes on after a failure; `libtest` says the counts.
-const SCRIPT: &str = "failed=0; count=$1; shift; \
-    for program in \"${@:1:count}\"; do \
-        timeout --kill-after=10 900 \"$program\" \"${@:count+1}\" || failed=1; \
+/// Runs each test program in turn, a line of words each, and goes on after a failure; `libtest` says the counts.
+const SCRIPT: &str = "failed=0; threads=$1; shift; \
+    for line in \"$@\"; do \
+        IFS=$'\\t' read -r -a words <<<\"$line\"; \
+        timeout --kill-after=10 900 \"${words[@]}\" --test-threads=\"$threads\"; code=$?; \
+        if [ $code = 124 ]; then echo \"${words[0]}: ended after 900 s\" >&2; fi; \
+        if [ $code != 0 ]; then failed=1; fi; \
     done; exit $failed";
+
+/// A test program, and which of its tests are wanted: all, or those whose names contain one of these.
+struct Program {
+    path: PathBuf,
+    filters: Vec<String>,
+}
 
 /// The program whose tests need kernels of the distribution.
 const STOCK: &str = "stock";
@@ -36,7 +45,7 @@ pub fn system(selection: &Selection) -> Result<Tally> {
     workspace::build("build", |cargo| _ = cargo.args(arguments), "build the example of the VMM")?;
     let example = target().join("debug/examples/boot");
     let visible = example.parent().map(Path::to_path_buf).into_iter().collect();
-    run(&programs, selection, vec![("NOFEAR_EXAMPLE".into(), example.into())], visible)
+    run(&programs, vec![("NOFEAR_EXAMPLE".into(), example.into())], visible)
 }
 
 /// The suite `stock`: the distribution's own kernels.
@@ -55,27 +64,30 @@ pub fn stock(selection: &Selection) -> Result<Tally> {
     });
     let visible = kernels.iter().flat_map(|kernel| [kernel.image.parent(), Some(&kernel.modules)]);
     let visible = visible.flatten().map(Path::to_path_buf).collect();
-    run(&programs, selection, vec![("NOFEAR_STOCK".into(), lines.collect::<String>().into())], visible)
+    run(&programs, vec![("NOFEAR_STOCK".into(), lines.collect::<String>().into())], visible)
 }
 
 /// Runs test programs with `environment` and the product's, where `visible` and the product can be seen.
 fn run(
-    programs: &[PathBuf],
-    selection: &Selection,
+    programs: &[Program],
     mut environment: Vec<(OsString, OsString)>,
     mut visible: Vec<PathBuf>,
 ) -> Result<Tally> {
     let product = Product::build(None)?;
     environment.extend(product.environment());
     let mut command: Vec<OsString> = ["bash", "-c", SCRIPT, "system"].map(Into::into).into();
-    command.push(programs.len().to_string().into());
-    command.extend(programs.iter().map(|program| program.clone().into_os_string()));
     // A VM is slow to emulate: one test at a time. With real KVM the tests share the CPUs.
     let direct = run::kvm_starts_linux();
-    if !direct {
-        command.push("--test-threads=1".into());
+    let threads = if direct { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 };
+    command.push(threads.to_string().into());
+    for Program { path, filters } in programs {
+        let mut words = path.clone().into_os_string();
+        for filter in filters {
+            words.push("\t");
+            words.push(filter);
+        }
+        command.push(words);
     }
-    command.extend(selection.filters.iter().map(Into::into));
     let _step = step("run the system tests");
     let (ok, printed) = if direct {
         let mut here = Command::new(&command[0]);
@@ -86,7 +98,7 @@ fn run(
         (child.wait().context("wait for the system tests")?.success(), printed)
     } else {
         visible.extend(product.folders());
-        visible.extend(programs.iter().filter_map(|program| program.parent()).map(PathBuf::from));
+        visible.extend(programs.iter().filter_map(|program| program.path.parent()).map(PathBuf::from));
         let machine = Machine { visible, timeout: Some(LIMIT_SECONDS), ..Machine::default() };
         let mut printed = Vec::new();
         let ended = host::show(&machine, Job { command, environment }, &mut printed);
@@ -104,9 +116,9 @@ fn run(
     Ok(tally)
 }
 
-/// Builds the test programs of the package `nofear-tests`; returns the paths of those whose names are wanted
-/// and that have a test whose name contains one of `filters`.
-fn programs(filters: &[String], wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+/// Builds the test programs of the package `nofear-tests`; returns those that are `wanted`. `filters` select a
+/// program as a whole, by its name, or those of its tests whose names contain one of them.
+fn programs(filters: &[String], wanted: impl Fn(&str) -> bool) -> Result<Vec<Program>> {
     let _step = step("build the system tests");
     let messages = output(
         cargo()
@@ -120,12 +132,15 @@ fn programs(filters: &[String], wanted: impl Fn(&str) -> bool) -> Result<Vec<Pat
         if let (Some(path), Some(target)) = (message.executable, message.target)
             && target.kind.iter().any(|kind| kind == "test")
             && wanted(&target.name)
-            && has_tests(&path, filters)?
         {
-            programs.push(path);
+            let whole = filters.iter().any(|filter| target.name.contains(filter.as_str()));
+            let filters = if whole { Vec::new() } else { filters.to_vec() };
+            if has_tests(&path, &filters)? {
+                programs.push(Program { path, filters });
+            }
         }
     }
-    programs.sort();
+    programs.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(programs)
 }
 
