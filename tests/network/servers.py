@@ -48,6 +48,11 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     address_family = socket.AF_INET6
     daemon_threads = True
 
+    def server_bind(self):
+        # Without a look-up of this machine's own name, which would be a question for `names`.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "server", self.server_address[1]
+
 
 def datagrams():
     server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)

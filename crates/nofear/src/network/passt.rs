@@ -3,8 +3,8 @@
 //! It is started with one end of a socket pair. It confines itself (namespaces, seccomp), ends when the other end
 //! is closed, however this process ends, and is killed with it.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::IpAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -56,7 +56,8 @@ impl Passt {
         mtu: u16,
         publish: &[Publish],
     ) -> anyhow::Result<Self> {
-        let (stream, theirs) = UnixStream::pair().context("make a socket for passt")?;
+        let (mut stream, theirs) = UnixStream::pair().context("make a socket for passt")?;
+        stream.write_all(&introduction(addresses)).context("write to a new socket")?;
         let mut command = Command::new(program);
         command.args(arguments(addresses, mtu, publish));
         command.arg("--fd").arg(theirs.as_raw_fd().to_string());
@@ -92,6 +93,24 @@ impl Passt {
         thread::Builder::new().name("passt".into()).spawn(body).context("start a thread")?;
         Ok(())
     }
+}
+
+/// The first frame that passt reads, with its length: an ARP request from the guest for the gateway.
+///
+/// passt learns the guest's Ethernet address from its frames and sends to all until then, and what is sent to all
+/// no guest takes for a connection of its own: one that has published a port may not have spoken when the first
+/// client comes.
+fn introduction(addresses: &Addresses) -> Vec<u8> {
+    let [guest, gateway] = addresses
+        .v4
+        .map_or([Ipv4Addr::UNSPECIFIED; 2], |ends| [ends.guest, ends.gateway])
+        .map(|address| address.octets());
+    let ethernet: [&[u8]; 3] = [&[0xff; 6], &addresses.mac.0, &[0x08, 0x06]];
+    // Ethernet and IPv4, a request (RFC 826).
+    let head: [&[u8]; 1] = [&[0, 1, 8, 0, 6, 4, 0, 1]];
+    let who: [&[u8]; 4] = [&addresses.mac.0, &guest, &[0; 6], &gateway];
+    let frame = [&ethernet[..], &head[..], &who[..]].concat().concat();
+    [&(frame.len() as u32).to_be_bytes()[..], &frame].concat()
 }
 
 /// All but the descriptor. What passt would find out of this machine is given, or switched off: the guest's

@@ -4,15 +4,28 @@ use vmm::net::filter::{Ends, Mac};
 
 use super::*;
 
-#[test]
-fn passt_is_told_everything_that_it_would_find_out() {
-    let addresses = Addresses {
+fn addresses() -> Addresses {
+    Addresses {
         mac: Mac([2, 0, 0, 0, 0, 2]),
         gateway_mac: Mac([2, 0, 0, 0, 0, 1]),
         v4: Some(Ends { guest: Ipv4Addr::new(10, 1, 2, 2), gateway: Ipv4Addr::new(10, 1, 2, 1) }),
         v6: None,
         pools: Vec::new(),
-    };
+    }
+}
+
+#[test]
+fn passt_hears_of_the_guest_before_the_guest_speaks() {
+    assert_eq!(
+        introduction(&addresses()),
+        *b"\0\0\0\x2a\xff\xff\xff\xff\xff\xff\x02\0\0\0\0\x02\x08\x06\
+           \0\x01\x08\0\x06\x04\0\x01\x02\0\0\0\0\x02\x0a\x01\x02\x02\0\0\0\0\0\0\x0a\x01\x02\x01"
+    );
+}
+
+#[test]
+fn passt_is_told_everything_that_it_would_find_out() {
+    let addresses = addresses();
     let publish = ["8080:80", "0.0.0.0:53:5353/udp"].map(|text| text.parse().unwrap());
     let text = arguments(&addresses, 1500, &publish).join(" ");
     for part in [
