@@ -14,6 +14,10 @@ use std::{
     thread,
 };
 
+mod home;
+
+pub use home::Home;
+
 /// A file or text that `cargo xtask test` made ready, or nothing when the tests were started in another way.
 pub fn ours(variable: &str) -> Option<OsString> {
     let value = env::var_os(variable);

@@ -2,45 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::{
-    ffi::OsStr,
     fs,
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::Duration,
 };
 
-use nofear_tests::{Ran, nofear, output, start};
-
-/// A home with profiles of this test's own.
-struct Home(tempfile::TempDir);
-
-impl Home {
-    fn new() -> Self {
-        Self(tempfile::tempdir_in("/tmp").unwrap())
-    }
-
-    fn nofear<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Option<Command> {
-        let mut command = nofear()?;
-        command.args(arguments).env("XDG_DATA_HOME", self.0.path()).stdin(Stdio::null());
-        Some(command)
-    }
-
-    /// A small VM with a profile, and a shell script in it.
-    fn run(&self, profile: &str, options: &[&str], script: &str) -> Option<Ran> {
-        let small = ["run", "-p", profile, "--cpus", "1", "--mem", "256M"];
-        let command = ["--", "sh", "-c", script];
-        self.nofear(small.iter().chain(options).chain(&command)).map(output)
-    }
-
-    fn profile(&self, arguments: &[&str]) -> Ran {
-        output(self.nofear(["profile"].iter().chain(arguments)).unwrap())
-    }
-
-    fn folder(&self, profile: &str) -> PathBuf {
-        self.0.path().join("nofear/profiles").join(profile)
-    }
-}
+use nofear_tests::{Home, output, start};
 
 #[test]
 fn a_profile_keeps_what_another_does_not_have_and_a_rollback_undoes_it() {
@@ -207,86 +174,6 @@ fn a_second_vm_on_a_profile_is_refused_and_a_damaged_disk_is_not_made_anew() {
     assert_ne!(check.status, Some(0), "{check:?}");
 }
 
-/// Writes records, each with fsync, and says each one when it is safe; renames and small files between them.
-const LOAD: &str = r#"
-import os, sys
-home = os.path.expanduser("~")
-log = os.open(home + "/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-n = int(sys.argv[1])
-while True:
-    os.write(log, b"record %d\n" % n)
-    os.fsync(log)
-    print(n, flush=True)
-    for i in range(20):
-        with open(home + "/new", "wb") as f: f.write(os.urandom(3000 + 100 * i))
-        os.rename(home + "/new", home + "/file%d" % i)
-    if n % 3 == 0:
-        os.makedirs(home + "/package/lib", exist_ok=True)
-        for i in range(30):
-            with open(home + "/package/lib/%d" % i, "w") as f: f.write("x" * 200)
-        for i in range(30): os.unlink(home + "/package/lib/%d" % i)
-    n += 1
-"#;
-
-/// The load in a shell, for machines whose Python takes long to start: each record with `sync`, which is fsync.
-const SHELL_LOAD: &str = r#"
-n=$0
-while :; do
-    echo "record $n" >> ~/log && sync ~/log && echo $n
-    for i in 1 2 3 4 5 6; do echo "$n $i" > ~/new; mv ~/new ~/file$i; done
-    mkdir -p ~/package/lib; for i in 1 2 3 4 5 6; do echo $n > ~/package/lib/$i; done; rm -r ~/package
-    n=$((n + 1))
-done
-"#;
-
-/// How many kills: few in the ordinary suite, two hundred where `NOFEAR_RUNS` says so.
-fn kills() -> usize {
-    std::env::var("NOFEAR_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(2)
-}
-
-#[test]
-fn a_vmm_that_is_killed_loses_nothing_that_was_synced() {
-    let home = Home::new();
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ u64::from(std::process::id());
-    let mut safe = 0_u64;
-    for kill in 0..kills() {
-        let first = (safe + 1).to_string();
-        let python = kill % 4 == 3;
-        let load = match python {
-            true => ["python3", "-c", LOAD, &first],
-            false => ["sh", "-c", SHELL_LOAD, &first],
-        };
-        let small = ["run", "-p", "a", "--disk-size", "64M", "--cpus", "1", "--mem", "256M", "--"];
-        let Some(command) = home.nofear(small.iter().chain(&load)) else { return };
-        let mut child = start(command);
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        // At least one record, and then any instant.
-        let mut said = lines.next().and_then(Result::ok).and_then(|line| line.parse().ok());
-        assert!(said.is_some(), "{:?}", child.wait_with_output());
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        std::thread::sleep(Duration::from_micros((state >> 33) % 700_000));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        for line in lines.map_while(Result::ok) {
-            said = line.parse().ok().or(said);
-        }
-        safe = said.unwrap();
-
-        // It mounts, and has every record that was safe, whole and in order.
-        let ran = home.run("a", &[], "cat ~/log; ls ~ >/dev/null").unwrap().ok();
-        let text = ran.text();
-        let records: Vec<_> = text.lines().collect();
-        assert!(records.len() as u64 >= safe, "{} of {safe} records are there", records.len());
-        for (at, record) in records.iter().enumerate() {
-            assert_eq!(*record, format!("record {}", at + 1));
-        }
-        safe = records.len() as u64;
-        let check = home.profile(&["check", "a"]);
-        assert!(check.status == Some(0) && check.text().contains("is clean\n"), "{check:?}");
-        println!("kill {}: {safe} records are there, and the file system is clean", kill + 1);
-    }
-}
-
 #[test]
 fn a_half_made_file_system_is_made_again_and_files_come_and_go() {
     let home = Home::new();
@@ -300,7 +187,7 @@ fn a_half_made_file_system_is_made_again_and_files_come_and_go() {
     assert_eq!(ran.text(), "hi\n");
 
     // Copied in and out.
-    let here = |name: &str| home.0.path().join(name).into_os_string().into_string().unwrap();
+    let here = |name: &str| home.path().join(name).into_os_string().into_string().unwrap();
     fs::create_dir(here("folder")).unwrap();
     fs::write(here("folder/file"), vec![7; 100_000]).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", here("folder/link")).unwrap();
@@ -310,7 +197,7 @@ fn a_half_made_file_system_is_made_again_and_files_come_and_go() {
     assert!(!fs::exists(here("back/link")).unwrap() && ran.stderr.contains("leads out"), "{ran:?}");
     assert_eq!(output(home.nofear(["cp", "b:x", &here("x")]).unwrap()).status, Some(125));
 
-    let exported = home.0.path().join("a.nofear-profile");
+    let exported = home.path().join("a.nofear-profile");
     home.profile(&["export", "a", exported.to_str().unwrap()]).ok();
     home.profile(&["import", exported.to_str().unwrap(), "b"]).ok();
     let ran = home.run("b", &[], "cat ~/x").unwrap().ok();
