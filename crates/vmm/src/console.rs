@@ -119,4 +119,14 @@ mod tests {
         assert_eq!(kept.len(), RING);
         assert_eq!(kept.last(), Some(&(((2 * RING - 1) % 251) as u8)));
     }
+    #[test]
+    fn a_vcpus_filter_lets_the_serial_port_speak() {
+        let vcpu = std::thread::spawn(|| {
+            let mut port = SerialPort::new(Ring::default(), Console::Stderr).unwrap();
+            // A call that is not on the list ends the process.
+            crate::confine_thread(crate::ThreadKind::Vcpu).unwrap();
+            port.write(0, b'.');
+        });
+        vcpu.join().unwrap();
+    }
 }

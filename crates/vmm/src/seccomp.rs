@@ -47,7 +47,7 @@ const EVERY: &[c_long] = &[
 ];
 
 /// The serial port asks whether standard error would block.
-const VCPU: &[c_long] = &[SYS_poll];
+const VCPU: &[c_long] = &[SYS_ppoll];
 
 /// A device's event loop.
 const EVENT_LOOP: &[c_long] = &[SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_ctl, SYS_epoll_create1];
