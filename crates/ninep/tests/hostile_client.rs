@@ -19,8 +19,18 @@ const TLOPEN: u8 = 12;
 const TREAD: u8 = 116;
 const TWRITE: u8 = 118;
 const TCLUNK: u8 = 120;
+const TLCREATE: u8 = 14;
+const TLINK: u8 = 70;
+const TMKDIR: u8 = 72;
+const TRENAMEAT: u8 = 74;
+const TUNLINKAT: u8 = 76;
 const RLERROR: u8 = 7;
+const ENOENT: u32 = 2;
 const EBADF: u32 = 9;
+const EACCES: u32 = 13;
+const EBUSY: u32 = 16;
+const EXDEV: u32 = 18;
+const EROFS: u32 = 30;
 const ENFILE: u32 = 23;
 
 /// The example, a folder that it serves, and a file beside that.
@@ -31,18 +41,31 @@ struct Setting {
 
 impl Setting {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("share")).unwrap();
-        fs::write(folder.path().join("share/file"), vec![7; 1 << 20]).unwrap();
-        fs::write(folder.path().join("outside"), "the file outside").unwrap();
-        // Beside this test's program, in the folder above.
-        let test = std::env::current_exe().unwrap();
-        let example = test.parent().unwrap().parent().unwrap().join("examples/unix_server");
-        let server = Command::new(example)
+        let folder = folder();
+        let server = Command::new(example())
             .args([folder.path().join("socket"), folder.path().join("share"), PathBuf::from("rw")])
             .spawn()
             .unwrap();
         Self { server, folder }
+    }
+
+    /// The server in a mount namespace of its own, which a script has prepared. None: this machine has none for
+    /// its users.
+    fn with_mounts(script: &str) -> Option<Self> {
+        let unshare = || {
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--map-root-user", "--mount"]);
+            unshare
+        };
+        if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
+            assert!(std::env::var_os("CI").is_none(), "no namespaces for users here");
+            eprintln!("SKIPPED: no namespaces for users here");
+            return None;
+        }
+        let folder = folder();
+        let script = format!("{script}\nexec {} socket share rw", example().display());
+        let server = unshare().args(["sh", "-euc", &script]).current_dir(folder.path()).spawn().unwrap();
+        Some(Self { server, folder })
     }
 
     fn connect(&self) -> Raw {
@@ -69,6 +92,20 @@ impl Drop for Setting {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
     }
+}
+
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("share")).unwrap();
+    fs::write(folder.path().join("share/file"), vec![7; 1 << 20]).unwrap();
+    fs::write(folder.path().join("outside"), "the file outside").unwrap();
+    folder
+}
+
+/// Beside this test's program, in the folder above.
+fn example() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().unwrap().parent().unwrap().join("examples/unix_server")
 }
 
 /// A connection, and nothing that knows better than its user.
@@ -269,4 +306,64 @@ fn a_walk_through_a_large_tree_costs_little_and_gives_it_back() {
         raw.walk(0, fid, &[format!("a file of some length {:06}", fid - 1).as_bytes()]).unwrap();
     }
     assert!(setting.memory() - before.min(setting.memory()) < u64::from(FILES) * 600);
+}
+
+fn name(text: &str) -> Vec<u8> {
+    [&(text.len() as u16).to_le_bytes()[..], text.as_bytes()].concat()
+}
+
+#[test]
+fn mounts_in_a_share_are_in_the_share_as_the_hosts_user_sees_them_and_are_devices_of_their_own() {
+    let Some(setting) = Setting::with_mounts(
+        "mkdir share/folder share/disk share/proc share/fixed readable
+         echo below > readable/file; echo hidden > share/disk/hidden
+         mount -t tmpfs tmpfs share/disk; mkdir share/disk/in; echo on-disk > share/disk/file
+         mount --bind readable share/fixed; mount -o remount,bind,ro share/fixed
+         mount --rbind /proc share/proc",
+    ) else {
+        return;
+    };
+    let mut raw = setting.connect();
+    raw.start();
+    let read = |raw: &mut Raw, path: &[&[u8]]| {
+        raw.walk(0, 9, path).unwrap();
+        raw.call(TLOPEN, &[&9_u32.to_le_bytes(), &[0; 4]]).unwrap();
+        let read = raw.call(TREAD, &[&9_u32.to_le_bytes(), &[0; 8], &100_u32.to_le_bytes()]).unwrap();
+        raw.call(TCLUNK, &[&9_u32.to_le_bytes()]).unwrap();
+        read[4..].to_vec()
+    };
+    let root = 0_u32.to_le_bytes();
+    assert_eq!(read(&mut raw, &[b"disk", b"file"]), b"on-disk\n");
+    assert_eq!(read(&mut raw, &[b"fixed", b"file"]), b"below\n");
+    raw.walk(0, 1, &[b"disk"]).unwrap();
+    assert_eq!(raw.walk(1, 2, &[b"hidden"]), Err(ENOENT), "what a mount hides stays hidden");
+    // The way out of a mount is the share's own tree, and ends at its root.
+    assert_eq!(read(&mut raw, &[b"disk", b"in", b"..", b"..", b"..", b"file"])[..3], [7; 3]);
+    assert_eq!(raw.walk(1, 2, &[b"..", b"..", b"outside"]).unwrap()[..2], [2, 0]);
+
+    // The folder is a fid on the mounted file system, and nothing moves between that and the share's.
+    let disk = 1_u32.to_le_bytes();
+    raw.call(TMKDIR, &[&disk, &name("new"), &0o755_u32.to_le_bytes(), &[0; 4]]).unwrap();
+    let rename = |raw: &mut Raw, from: &[u8], old: &str, to: &[u8], new: &str| {
+        raw.call(TRENAMEAT, &[from, &name(old), to, &name(new)])
+    };
+    assert_eq!(rename(&mut raw, &disk, "file", &root, "taken"), Err(EXDEV));
+    assert_eq!(rename(&mut raw, &root, "folder", &disk, "given"), Err(EXDEV));
+    rename(&mut raw, &disk, "new", &disk, "renamed").unwrap();
+    raw.walk(1, 3, &[b"file"]).unwrap();
+    assert_eq!(raw.call(TLINK, &[&root, &3_u32.to_le_bytes(), &name("hard")]), Err(EXDEV));
+    // A place where something is mounted stays.
+    for mounted in ["disk", "fixed", "proc"] {
+        let remove = raw.call(TUNLINKAT, &[&root, &name(mounted), &0x200_u32.to_le_bytes()]);
+        assert_eq!(remove, Err(EBUSY), "{mounted}");
+        assert_eq!(rename(&mut raw, &root, mounted, &root, "moved"), Err(EBUSY), "{mounted}");
+    }
+    // Writing to the share is no writing to what the host mounted read-only.
+    raw.walk(0, 4, &[b"fixed"]).unwrap();
+    let create = raw.call(TLCREATE, &[&4_u32.to_le_bytes(), &name("new"), &0o102_u32.to_le_bytes(), &[0; 8]]);
+    assert_eq!(create, Err(EROFS));
+    // Nobody's memory, whatever is mounted where.
+    assert_eq!(raw.walk(0, 5, &[b"proc"]), Err(EACCES));
+    assert_eq!(raw.walk(0, 5, &[b"proc", b"self", b"mem"]), Err(EACCES));
+    is_served(&setting);
 }
