@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::control::exec::ExecArgs;
+use crate::control::ps::PsArgs;
+use crate::control::stop::StopArgs;
 use crate::copy::CopyArgs;
 use crate::environment::Variable;
 use crate::memory;
@@ -66,6 +69,12 @@ pub enum Action {
     Profile(Verb),
     /// Files between this machine and a profile.
     Copy(CopyArgs),
+    /// A command in a VM that runs.
+    Exec(ExecArgs),
+    /// The VMs that run.
+    Ps(PsArgs),
+    /// The end of VMs.
+    Stop(StopArgs),
 }
 
 impl Cli {
@@ -75,6 +84,9 @@ impl Cli {
         let verb = match (self.command, new_profile, delete_profile) {
             (Some(Command::Run(args)), ..) => return (args.verbose, Action::Run(args)),
             (Some(Command::Cp(args)), ..) => return (0, Action::Copy(args)),
+            (Some(Command::Exec(args)), ..) => return (0, Action::Exec(args)),
+            (Some(Command::Ps(args)), ..) => return (0, Action::Ps(args)),
+            (Some(Command::Stop(args)), ..) => return (0, Action::Stop(args)),
             (Some(Command::Profile(ProfileArgs { verb })), ..) => verb,
             (None, Some(name), _) => Verb::New { name, disk_size: image::DEFAULT_SIZE },
             (None, None, Some(name)) => Verb::Delete { name, yes: self.yes },
@@ -95,11 +107,23 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Make, show, copy, check and delete profiles: what VMs keep from one run to the next
     Profile(ProfileArgs),
-    /// Copy files between this machine and a profile
+    /// Copy files between this machine and a profile or a virtual machine that runs
     ///
-    /// PROFILE:PATH is in a profile; a relative PATH is below its home. The profile must not be in use. Links are
-    /// copied as links, and none that a profile has is ever followed here.
+    /// NAME:PATH is in a profile, or in a VM by the name that 'nofear ps' shows; a relative PATH is below its home. A
+    /// profile in use is reached through its VM. Links are copied as links, and none that is there is ever followed
+    /// here.
     Cp(CopyArgs),
+    /// Run one more program in a virtual machine that runs
+    ///
+    /// Its output, input and exit status are passed through, as 'run' does it. The virtual machine ends with the
+    /// program that it was started for, whatever else runs in it then.
+    Exec(ExecArgs),
+    /// Show the virtual machines that run
+    Ps(PsArgs),
+    /// End virtual machines
+    ///
+    /// All programs in them get SIGTERM, and SIGKILL two seconds later; then everything is written to the profile.
+    Stop(StopArgs),
 }
 
 const EXAMPLES: &str = "\

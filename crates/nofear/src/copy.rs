@@ -1,7 +1,7 @@
-//! `nofear cp`: files between this machine and a profile.
+//! `nofear cp`: files between this machine and a profile or a VM that runs.
 //!
-//! Both sides meet in a tar stream, through the streams of an ordinary `nofear run` of the profile, in which the
-//! profile's `tar` packs or unpacks. What comes out of it is the guest's, and [`unpack`] takes it as such.
+//! Both sides meet in a tar stream, through the streams of an ordinary `nofear run` of the profile, or `nofear exec` in
+//! the VM that has it, in which the profile's `tar` packs or unpacks. What comes out of it is the guest's, and [`unpack`] takes it as such.
 
 pub mod unpack;
 
@@ -16,6 +16,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::control::client::Vm;
 use crate::exit;
 use crate::profile::archive;
 use crate::profile::name::Name;
@@ -110,14 +111,18 @@ fn parts(path: &Path) -> anyhow::Result<(&Path, &OsStr)> {
 
 /// Starts a program in the profile's VM, as its user, in the home.
 fn start(profile: &Name, program: &[&OsStr], input: Stdio, output: Stdio) -> anyhow::Result<Child> {
+    let running = Vm::find(profile.as_str())?;
     ensure!(
-        Profiles::of_user()?.contains(profile),
-        "there is no profile {profile}; 'nofear profile list' shows those there are"
+        running.is_some() || Profiles::of_user()?.contains(profile),
+        "there is no profile {profile} and no such VM; 'nofear profile list' and 'nofear ps' show those there are"
     );
     let nofear = std::env::current_exe().context("find this program")?;
     let mut command = Command::new(nofear);
-    command.args(["run", "--profile", profile.as_str(), "--"]).args(program);
-    command.stdin(input).stdout(output).spawn().context("start nofear run")
+    match &running {
+        Some(vm) => command.args(["exec", &vm.id, "--"]),
+        None => command.args(["run", "--profile", profile.as_str(), "--"]),
+    };
+    command.args(program).stdin(input).stdout(output).spawn().context("start nofear")
 }
 
 fn wait(mut child: Child, profile: &Name) -> anyhow::Result<()> {

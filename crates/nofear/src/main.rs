@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod cli;
+mod control;
 mod copy;
 mod environment;
 mod exit;
@@ -40,6 +41,9 @@ fn main() {
             match action {
                 Action::Run(args) => run::run(*args),
                 Action::Copy(args) => copy::run(args),
+                Action::Exec(args) => control::exec::run(args),
+                Action::Ps(args) => control::ps::run(&args),
+                Action::Stop(args) => control::stop::run(&args),
                 Action::Profile(verb) => profile::commands::run(verb),
             }
         }

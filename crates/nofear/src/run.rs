@@ -9,6 +9,7 @@ use ninep::Export;
 use vmm::{Config, Console, Share};
 
 use crate::cli::RunArgs;
+use crate::control::protocol::{LifeState, Status};
 use crate::environment::environment;
 use crate::profile::store::Profile;
 use crate::runtime_dir::RuntimeDir;
@@ -66,6 +67,15 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
     let streams = StandardStreams::of_process();
     let network = network::open(&args.network).context("set the network up")?;
     let config = config(&args, &runtime_dir, share_export, kept.as_ref().map(|(profile, _)| profile))?;
+    let status = Status {
+        vm: runtime_dir.id().into(),
+        profile: kept.as_ref().map(|(profile, _)| profile.name.to_string()),
+        command: command.argv.iter().cloned().map(Into::into).collect(),
+        state: LifeState::Starting,
+        started: configure.time.0,
+        memory: config.memory,
+        cpus: config.vcpus,
+    };
     let result = vm::conduct(Conduct {
         config,
         network,
@@ -74,6 +84,7 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         terminal,
         configure,
         command,
+        status: Some(status),
     });
     if let (Some((_, in_use)), Ok(Ending::Command(_) | Ending::NotStarted { .. })) = (&kept, &result) {
         in_use.command_has_run();

@@ -5,6 +5,7 @@
 //! above, so that none is taken for dead between its making and its lock.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,9 @@ mod tests;
 
 /// The socket that the guest's agent reaches.
 const AGENT_SOCKET: &str = "agent.sock";
+
+/// The socket that other processes of the user reach: see [`crate::control`].
+pub const CONTROL_SOCKET: &str = "control.sock";
 
 /// The folder of all VMs in the user's runtime directory.
 const ALL: &str = "nofear";
@@ -82,19 +86,68 @@ impl RuntimeDir {
 
     /// Makes the agent's socket.
     pub fn listen(&self) -> anyhow::Result<UnixListener> {
-        let path = self.agent_socket();
-        let listener = UnixListener::bind(&path).with_context(|| format!("make {}", path.display()))?;
-        listener.set_nonblocking(true).with_context(|| format!("set {} up", path.display()))?;
-        Ok(listener)
+        listen(self.agent_socket())
     }
+
+    /// Makes the socket for other processes.
+    pub fn listen_for_control(&self) -> anyhow::Result<UnixListener> {
+        listen(self.path.join(CONTROL_SOCKET))
+    }
+}
+
+/// Makes a socket for the user alone, whatever becomes of its folder's mode.
+fn listen(path: PathBuf) -> anyhow::Result<UnixListener> {
+    let make = || {
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        Ok::<_, std::io::Error>(listener)
+    };
+    make().with_context(|| format!("make {}", path.display()))
 }
 
 impl Drop for RuntimeDir {
     /// Opens nothing: the process may be confined by now.
     fn drop(&mut self) {
-        let _ = unlinkat(&self.folder, AGENT_SOCKET, AtFlags::empty());
+        for socket in [AGENT_SOCKET, CONTROL_SOCKET] {
+            let _ = unlinkat(&self.folder, socket, AtFlags::empty());
+        }
         let _ = unlinkat(&self.above, &self.id, AtFlags::REMOVEDIR);
     }
+}
+
+/// The names and folders of the VMs that live.
+pub fn living() -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let (base, path) = base()?;
+    living_in(&base, &path)
+}
+
+fn living_in(base: &OwnedFd, path: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let path = path.join(ALL);
+    let above = match open_folder(base, Path::new(ALL)) {
+        Ok(above) => above,
+        Err(Errno::NOENT) => return Ok(Vec::new()),
+        Err(e) => return Err(e).with_context(|| format!("open {}", path.display())),
+    };
+    // Nobody makes one meanwhile, whose own lock would be refused while it is looked at here.
+    flock(&above, FlockOperation::LockExclusive).with_context(|| format!("lock {}", path.display()))?;
+    let entries = Dir::read_from(&above).with_context(|| format!("read {}", path.display()))?;
+    let mut living = Vec::new();
+    for entry in entries.flatten() {
+        let Ok(id) = entry.file_name().to_str() else { continue };
+        if !is_id(id) {
+            continue;
+        }
+        let Ok(folder) = open_folder(&above, Path::new(id)) else { continue };
+        if flock(&folder, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK) {
+            living.push((id.to_owned(), path.join(id)));
+        }
+    }
+    Ok(living)
+}
+
+fn is_id(name: &str) -> bool {
+    name.len() == 2 * ID_BYTES && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// The user's runtime directory, and its path: the session's, or the one it would be, or one in `/tmp`.
@@ -164,7 +217,7 @@ fn remove_dead(above: &OwnedFd) {
     let Ok(entries) = Dir::read_from(above) else { return };
     for entry in entries.flatten() {
         let Ok(id) = entry.file_name().to_str() else { continue };
-        if id.len() != 2 * ID_BYTES || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if !is_id(id) {
             continue;
         }
         let Ok(folder) = open_folder(above, Path::new(id)) else { continue };

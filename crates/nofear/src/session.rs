@@ -22,6 +22,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 use rustix::time::Timespec;
 
+use crate::control::server::{Server, Wish};
 use crate::frames::{Connection, Received};
 use crate::signals::Signals;
 use crate::software::SoftwareWatch;
@@ -122,6 +123,8 @@ pub struct Session<'a> {
     pub run: Run,
     /// What tells that the host's software changes meanwhile.
     pub software: Option<SoftwareWatch>,
+    /// Where other processes reach the VM, if they may.
+    pub control: Option<Server>,
     /// Something of the guest lasts: after the command it writes everything back and powers off by itself.
     pub lasting: bool,
 }
@@ -151,15 +154,22 @@ impl Session<'_> {
             lost_output: None,
             vm_ended: None,
             deadline: Some(Instant::now() + LONG_START),
+            stop: None,
             warnings: 0,
             insistence: (0, None),
         };
         let result = conversation.conduct();
         let is_agent_there = conversation.control.is_some() && conversation.vm_ended.is_none();
+        let is_parting = match conversation.stop {
+            // The commands are told to end, too, if nothing of what they wrote lasts.
+            Some(Stop::InOrder) => true,
+            Some(Stop::AtOnce) => false,
+            None => lasting,
+        };
         // Before that, no command has written anything.
         let has_run = matches!(conversation.state, State::Running | State::Ended(_));
         let is_sane = !result.as_ref().is_err_and(|e| e.is::<GuestFailed>());
-        if lasting && has_run && is_agent_there && is_sane {
+        if is_parting && has_run && is_agent_there && is_sane {
             conversation.part();
         }
         result
@@ -176,6 +186,13 @@ enum State {
     Ended(End),
 }
 
+/// What another process has asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    InOrder,
+    AtOnce,
+}
+
 struct Conversation<'a> {
     command: CommandId,
     session: Session<'a>,
@@ -190,6 +207,7 @@ struct Conversation<'a> {
     lost_output: Option<anyhow::Error>,
     vm_ended: Option<String>,
     deadline: Option<Instant>,
+    stop: Option<Stop>,
     warnings: u32,
     /// How many SIGINT or SIGTERM came in quick succession, and when the last one did.
     insistence: (u32, Option<Instant>),
@@ -209,6 +227,9 @@ impl Conversation<'_> {
                 self.on_event(event)?;
             }
             self.look_at_software();
+            if let Some(ending) = self.serve_others()? {
+                return Ok(ending);
+            }
             self.accept()?;
             self.greet()?;
             if let Some(ending) = self.listen()? {
@@ -233,6 +254,8 @@ impl Conversation<'_> {
         }
         self.deadline = Some(Instant::now() + PARTING);
         self.session.software = None;
+        // Those who wait for it learn that the VM ends.
+        self.session.control = None;
         if let Err(e) = self.until_vm_ends() {
             log::warn!("the VM was not ended in order: {e:#}; what it wrote last may be lost");
         }
@@ -280,6 +303,7 @@ impl Conversation<'_> {
         if self.greeting.len() < MAX_GREETING {
             descriptors.push(read(session.listener.as_fd()));
         }
+        descriptors.extend(session.control.iter().flat_map(Server::descriptors).map(read));
         descriptors.extend(session.software.iter().map(|watch| read(watch.as_fd())));
         if let Some(control) = &self.control {
             let write = if control.has_waiting() { PollFlags::OUT } else { PollFlags::empty() };
@@ -303,6 +327,30 @@ impl Conversation<'_> {
                  the VM anew"
             );
         }
+    }
+
+    /// Does what other processes of the user ask for.
+    fn serve_others(&mut self) -> anyhow::Result<Option<Ending>> {
+        let ready = matches!(self.state, State::Running | State::Ended(_)) && self.control.is_some();
+        let wishes = self.session.control.as_mut().map(|server| server.serve(ready)).unwrap_or_default();
+        for wish in wishes {
+            match wish {
+                Wish::Tell(message) => {
+                    let taken = self.send(&message)?;
+                    if let (false, ToAgent::Run(run), Some(server)) =
+                        (taken, &*message, &mut self.session.control)
+                    {
+                        server.refused(run.command);
+                    }
+                }
+                Wish::Stop { force } => {
+                    log::info!("another process ends the VM");
+                    self.stop = Some(if force { Stop::AtOnce } else { Stop::InOrder });
+                    return Ok(Some(Ending::Signal(if force { Signal::KILL } else { Signal::TERM })));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Whether the session is over.
@@ -468,6 +516,15 @@ impl Conversation<'_> {
         command: CommandId,
         stream: Stream,
     ) -> anyhow::Result<()> {
+        if command != self.command
+            && let Some(server) = &mut self.session.control
+        {
+            if server.on_stream(command, stream, connection.into_socket()).is_err() {
+                let what = format!("an unasked connection for {stream:?} of command {}", command.0);
+                bail!(GuestFailed::protocol(what));
+            }
+            return Ok(());
+        }
         let expected = self.unconnected.iter().position(|one| *one == stream);
         let (Some(at), true, true) = (expected, command == self.command, self.state != State::Booting) else {
             let what = format!("an unasked connection for {stream:?} of command {}", command.0);
@@ -547,6 +604,7 @@ impl Conversation<'_> {
                     log::warn!("in the VM: more warnings are not shown");
                 }
             }
+            (message, _) if self.session.control.as_mut().is_some_and(|it| it.on_message(&message)) => {}
             (message, state) => {
                 bail!(GuestFailed::protocol(format!("{message:?} while {state:?}")))
             }

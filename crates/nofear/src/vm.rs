@@ -5,11 +5,13 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use agent_proto::{Configure, HOST_PORT, ROOT_TAG, Run};
+use agent_proto::{CommandId, Configure, HOST_PORT, ROOT_TAG, Run};
 use anyhow::Context;
 use rustix::rand::{GetRandomFlags, getrandom};
 use vmm::{Config, Console, Initramfs, Policy, Share, ThreadKind, Vsock, VsockPort};
 
+use crate::control::protocol::Status;
+use crate::control::server::Server;
 use crate::images::{self, Image};
 use crate::network::Network;
 use crate::runtime_dir::RuntimeDir;
@@ -85,12 +87,20 @@ pub struct Conduct<'a> {
     pub configure: Configure,
     /// The command.
     pub command: Run,
+    /// What other processes of the user are told of it; none: they can't reach it.
+    pub status: Option<Status>,
 }
 
 /// Runs the command in the VM. This thread is confined from here on: it can open no file any more.
 pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
-    let Conduct { mut config, network, runtime_dir, streams, terminal, mut configure, command } = conduct;
+    let Conduct { mut config, network, runtime_dir, streams, terminal, mut configure, command, status } =
+        conduct;
     let listener = runtime_dir.listen()?;
+    let next = CommandId(command.command.0 + 1);
+    let control = match status {
+        Some(status) => Some(Server::new(runtime_dir.listen_for_control()?, status, next)),
+        None => None,
+    };
     let mut policy = Policy::default();
     policy.confine_runner = true;
     let software = SoftwareWatch::start();
@@ -139,6 +149,7 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
         configure,
         run: command,
         software,
+        control,
         lasting,
     };
     let result = session.conduct();

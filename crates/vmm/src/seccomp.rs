@@ -164,6 +164,8 @@ const CONTROL: &[c_long] = &[
     SYS_accept4,
     SYS_shutdown,
     SYS_sendto,
+    // A stream's socket, to the process that has asked for the command.
+    SYS_sendmsg,
     SYS_recvfrom,
     SYS_getsockopt,
     SYS_ioctl,

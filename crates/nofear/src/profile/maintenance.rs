@@ -132,6 +132,7 @@ fn in_vm<T: Send + 'static>(
         terminal: None,
         configure,
         command,
+        status: None,
     });
     for end in [output, error] {
         rustix::net::shutdown(end, Shutdown::Write).context("end the output")?;

@@ -77,6 +77,7 @@ impl Host {
                 stdio,
             },
             software: None,
+            control: None,
             lasting: false,
         };
         Self { folder, input: Some(input.into()), signals: signals.into(), notifier, stdout, stderr, session }

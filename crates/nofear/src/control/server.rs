@@ -1,0 +1,352 @@
+//! The VM's side of its control socket.
+//!
+//! A part of the session's loop: nothing here waits. A client is a process of the same user, which has no more rights
+//! than the VM's own process; what it may not do is to make that process wait or grow.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
+
+use agent_proto::{CommandId, FromAgent, Stdio, Stream, ToAgent};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg, sockopt::socket_peercred,
+};
+use rustix::process::{Signal, Uid};
+
+use super::protocol::{Ask, Event, LifeState, MAX_LINE, Request, Status, ToCommand, VERSION};
+
+#[cfg(test)]
+mod tests;
+
+/// The most clients at a time.
+const MAX_CLIENTS: usize = 32;
+
+/// The most bytes taken from a client before anything else gets its turn.
+const TURN: usize = 1 << 20;
+
+/// What a client wants of the session.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// This message for the agent.
+    Tell(Box<ToAgent>),
+    /// The end of the VM.
+    Stop {
+        /// At once.
+        force: bool,
+    },
+}
+
+/// The server.
+pub struct Server {
+    listener: UnixListener,
+    /// Whose process this is: a confined thread can't ask.
+    user: Uid,
+    status: Status,
+    clients: BTreeMap<u64, Client>,
+    next_client: u64,
+    /// The commands that were asked for here.
+    commands: BTreeMap<CommandId, Command>,
+    next_command: u32,
+}
+
+struct Client {
+    socket: UnixStream,
+    /// What has come of the next line, and how much of it is known to hold no line's end.
+    input: Vec<u8>,
+    searched: usize,
+    /// What it asked for, for as long as the guest is not ready for it.
+    waiting: Option<Box<Ask>>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Its request has not come.
+    Asking,
+    /// It has been answered, or waits for the guest.
+    Answered,
+    /// It has a command.
+    Commanding(CommandId),
+}
+
+struct Command {
+    /// Who asked for it; none: it has gone.
+    client: Option<u64>,
+    /// The streams that the agent has not connected.
+    unconnected: Vec<Stream>,
+    life: Life,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Asked,
+    Started,
+    Ended,
+}
+
+impl Server {
+    /// A server of `listener`, which is non-blocking. `first` is a command's number that nothing else uses, nor those
+    /// behind it.
+    pub fn new(listener: UnixListener, status: Status, first: CommandId) -> Self {
+        Self {
+            listener,
+            user: rustix::process::getuid(),
+            status,
+            clients: BTreeMap::new(),
+            next_client: 0,
+            commands: BTreeMap::new(),
+            next_command: first.0,
+        }
+    }
+
+    /// What to poll for reading.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let listener = (self.clients.len() < MAX_CLIENTS).then(|| self.listener.as_fd());
+        listener.into_iter().chain(self.clients.values().map(|client| client.socket.as_fd()))
+    }
+
+    /// Takes what clients have sent. `ready`: the agent takes commands.
+    pub fn serve(&mut self, ready: bool) -> Vec<Wish> {
+        self.status.state = if ready { LifeState::Running } else { LifeState::Starting };
+        self.accept();
+        let mut wishes = Vec::new();
+        let ids: Vec<u64> = self.clients.keys().copied().collect();
+        for id in ids {
+            if let Err(e) = self.serve_client(id, ready, &mut wishes) {
+                log::debug!("a control connection: {e}");
+                self.drop_client(id, &mut wishes);
+            }
+        }
+        wishes
+    }
+
+    fn accept(&mut self) {
+        while self.clients.len() < MAX_CLIENTS {
+            let Ok((socket, _)) = self.listener.accept() else { return };
+            // The folder's mode says the same; a mode can be changed.
+            let is_user = socket_peercred(&socket).is_ok_and(|peer| peer.uid == self.user);
+            if !is_user {
+                log::warn!("a process of another user connected to the control socket, and was refused");
+                continue;
+            }
+            let client =
+                Client { socket, input: Vec::new(), searched: 0, waiting: None, stage: Stage::Asking };
+            self.clients.insert(self.next_client, client);
+            self.next_client += 1;
+        }
+    }
+
+    /// An error is the end of the client.
+    fn serve_client(&mut self, id: u64, ready: bool, wishes: &mut Vec<Wish>) -> io::Result<()> {
+        let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
+        let open = client.fill()?;
+        while let Some(line) = self.clients.get_mut(&id).and_then(Client::line) {
+            self.on_line(id, &line, wishes)?;
+        }
+        let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
+        if let Some(ask) = client.waiting.take_if(|_| ready) {
+            self.on_ask(id, *ask, wishes)?;
+        }
+        if open { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
+    fn on_line(&mut self, id: u64, line: &[u8], wishes: &mut Vec<Wish>) -> io::Result<()> {
+        let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
+        match client.stage {
+            Stage::Asking => {
+                client.stage = Stage::Answered;
+                match request(line) {
+                    Ok(ask @ Ask::Exec(_)) => client.waiting = Some(Box::new(ask)),
+                    Ok(ask) => self.on_ask(id, ask, wishes)?,
+                    Err(text) => client.tell(&Event::Error { text }, None)?,
+                }
+            }
+            Stage::Commanding(command) => {
+                let message: ToCommand = serde_json::from_slice(line)?;
+                let message = match message {
+                    ToCommand::Signal(signal) => ToAgent::Signal { command, signal },
+                    ToCommand::Resize(size) => ToAgent::Resize { command, size: size.into() },
+                };
+                wishes.push(Wish::Tell(Box::new(message)));
+            }
+            Stage::Answered => {
+                let text = "a connection is for one request".into();
+                client.tell(&Event::Error { text }, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn on_ask(&mut self, id: u64, ask: Ask, wishes: &mut Vec<Wish>) -> io::Result<()> {
+        let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
+        match ask {
+            Ask::Status => client.tell(&Event::Status(self.status.clone()), None),
+            Ask::Stop { force } => {
+                wishes.push(Wish::Stop { force });
+                client.tell(&Event::Stopping, None)
+            }
+            Ask::Exec(exec) => {
+                let command = CommandId(self.next_command);
+                self.next_command += 1;
+                client.stage = Stage::Commanding(command);
+                let run = exec.into_run(command);
+                let unconnected = match run.stdio {
+                    Stdio::Terminal(_) => vec![Stream::Terminal],
+                    Stdio::Pipes => vec![Stream::Stdin, Stream::Stdout, Stream::Stderr],
+                };
+                self.commands.insert(command, Command { client: Some(id), unconnected, life: Life::Asked });
+                wishes.push(Wish::Tell(Box::new(ToAgent::Run(run))));
+                Ok(())
+            }
+        }
+    }
+
+    fn drop_client(&mut self, id: u64, wishes: &mut Vec<Wish>) {
+        self.clients.remove(&id);
+        for (&command, known) in self.commands.iter_mut().filter(|(_, known)| known.client == Some(id)) {
+            known.client = None;
+            let signal = u8::try_from(Signal::HUP.as_raw()).unwrap_or_default();
+            wishes.push(Wish::Tell(Box::new(ToAgent::Signal { command, signal })));
+        }
+    }
+
+    /// The agent did not take the message that starts a command.
+    pub fn refused(&mut self, command: CommandId) {
+        let Some(known) = self.commands.remove(&command) else { return };
+        let text = "the arguments and the environment are too long".into();
+        self.tell(known.client, &Event::Error { text }, None);
+    }
+
+    /// A stream of the agent's.
+    ///
+    /// # Errors
+    ///
+    /// Gives it back when nobody here has asked for it.
+    pub fn on_stream(
+        &mut self,
+        command: CommandId,
+        stream: Stream,
+        socket: UnixStream,
+    ) -> Result<(), UnixStream> {
+        let Some(known) = self.commands.get_mut(&command) else { return Err(socket) };
+        let Some(at) = known.unconnected.iter().position(|one| *one == stream) else { return Err(socket) };
+        known.unconnected.remove(at);
+        let client = known.client;
+        self.tell(client, &Event::Stream { stream: stream.into() }, Some(socket.as_fd()));
+        self.forget_if_over(command);
+        Ok(())
+    }
+
+    /// A message of the agent's. `false`: it is about no command that was asked for here, or is not what comes next.
+    pub fn on_message(&mut self, message: &FromAgent) -> bool {
+        let (id, event) = match message {
+            FromAgent::Started { command } => (*command, Event::Started),
+            FromAgent::NotStarted { command, step, errno } => {
+                (*command, Event::NotStarted { step: (*step).into(), errno: *errno })
+            }
+            FromAgent::Ended { command, end } => (*command, (*end).into()),
+            FromAgent::Warning(_) => return false,
+        };
+        let Some(known) = self.commands.get_mut(&id) else { return false };
+        let client = known.client;
+        match event {
+            Event::Started if known.life == Life::Asked => known.life = Life::Started,
+            Event::NotStarted { .. } if known.life == Life::Asked => known.life = Life::Ended,
+            // Streams that come later still go to the client.
+            Event::Ended { .. } if known.life == Life::Started => known.life = Life::Ended,
+            _ => return false,
+        }
+        self.tell(client, &event, None);
+        self.forget_if_over(id);
+        true
+    }
+
+    /// Forgets a command of which nothing more can come.
+    fn forget_if_over(&mut self, id: CommandId) {
+        let is_over = |known: &Command| known.life == Life::Ended && known.unconnected.is_empty();
+        if self.commands.get(&id).is_some_and(is_over) {
+            self.commands.remove(&id);
+        }
+    }
+
+    fn tell(&mut self, client: Option<u64>, event: &Event, with: Option<BorrowedFd<'_>>) {
+        let Some(id) = client else { return };
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        if let Err(e) = client.tell(event, with) {
+            // It is dropped when its connection is read next: that is where its command is hung up.
+            log::debug!("tell a control connection: {e}");
+            let _ = client.socket.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+/// What a first line asks for, or why it can't be done.
+fn request(line: &[u8]) -> Result<Ask, String> {
+    #[derive(serde::Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let unreadable = |e: serde_json::Error| format!("the request can't be read: {e}");
+    let Versioned { version } = serde_json::from_slice(line).map_err(unreadable)?;
+    if version != VERSION {
+        return Err(format!("the request has version {version}, and this VM speaks version {VERSION}"));
+    }
+    serde_json::from_slice::<Request>(line).map(|request| request.ask).map_err(unreadable)
+}
+
+impl Client {
+    /// Takes what has come. `false`: no more will.
+    fn fill(&mut self) -> io::Result<bool> {
+        let mut bytes = [0_u8; 16 << 10];
+        let mut taken = 0;
+        while taken < TURN {
+            match recv(&self.socket, &mut bytes, RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Ok(false),
+                Ok((n, _)) => {
+                    taken += n;
+                    self.input.extend_from_slice(&bytes[..n]);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(e) => return Err(e.into()),
+            }
+            if self.input.len() > MAX_LINE + TURN {
+                return Err(io::Error::other("a line is too long"));
+            }
+        }
+        Ok(true)
+    }
+
+    /// The next whole line, without its end.
+    fn line(&mut self) -> Option<Vec<u8>> {
+        let end = self.input[self.searched..].iter().position(|&byte| byte == b'\n');
+        let Some(end) = end.map(|at| at + self.searched) else {
+            self.searched = self.input.len();
+            return None;
+        };
+        let rest = self.input.split_off(end + 1);
+        let mut line = std::mem::replace(&mut self.input, rest);
+        line.pop();
+        self.searched = 0;
+        Some(line)
+    }
+
+    /// Sends a line, with a descriptor. A client that does not take it is at fault: its buffer has room for many.
+    fn tell(&mut self, event: &Event, with: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut line = serde_json::to_vec(event)?;
+        line.push(b'\n');
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = with.map(|descriptor| [descriptor]);
+        if let Some(descriptors) = &descriptors {
+            control.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let sent = sendmsg(&self.socket, &[IoSlice::new(&line)], &mut control, flags)?;
+        if sent == line.len() { Ok(()) } else { Err(io::Error::other("it takes no lines")) }
+    }
+}

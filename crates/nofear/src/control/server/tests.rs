@@ -1,0 +1,215 @@
+use std::io::{BufRead, BufReader, Read, Write};
+
+use agent_proto::{End, Step};
+
+use super::*;
+use crate::control::client::Channel;
+use crate::control::protocol::{Exec, StepName};
+
+const FIRST: CommandId = CommandId(2);
+
+/// A server, and where it listens.
+struct Served {
+    folder: tempfile::TempDir,
+    server: Server,
+}
+
+impl Served {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("control.sock")).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let status = Status {
+            vm: "01234567".into(),
+            profile: None,
+            command: vec![b"sh".to_vec().into()],
+            state: LifeState::Starting,
+            started: 1,
+            memory: 2,
+            cpus: 3,
+        };
+        Self { folder, server: Server::new(listener, status, FIRST) }
+    }
+
+    fn connect(&self) -> BufReader<UnixStream> {
+        BufReader::new(UnixStream::connect(self.folder.path().join("control.sock")).unwrap())
+    }
+
+    /// What the server does with these lines of a new client.
+    fn say(&mut self, lines: &str) -> (BufReader<UnixStream>, Vec<Wish>) {
+        let client = self.connect();
+        client.get_ref().write_all(lines.as_bytes()).unwrap();
+        let wishes = self.server.serve(true);
+        (client, wishes)
+    }
+
+    /// A client of a command that runs.
+    fn command(&mut self) -> Channel {
+        let socket = self.connect().into_inner();
+        let mut channel = Channel::new(socket);
+        let exec = Exec { argv: Vec::new(), env: Vec::new(), cwd: None, root: false, terminal: None };
+        channel.send(&Request::from(Ask::Exec(exec))).unwrap();
+        let [Wish::Tell(run)] = &self.server.serve(true)[..] else { panic!() };
+        assert!(matches!(&**run, ToAgent::Run(run) if run.command == FIRST));
+        channel
+    }
+}
+
+fn line(client: &mut BufReader<UnixStream>) -> String {
+    let mut line = String::new();
+    client.read_line(&mut line).unwrap();
+    line
+}
+
+#[test]
+fn a_request_comes_in_pieces_and_is_answered_once() {
+    let mut served = Served::new();
+    let mut client = served.connect();
+    for part in [r#"{"version":1,"#, r#""request":"#, "\"status\"}\n"] {
+        assert!(served.server.serve(false).is_empty());
+        client.get_ref().write_all(part.as_bytes()).unwrap();
+    }
+    served.server.serve(false);
+    let answer = line(&mut client);
+    assert!(
+        answer.starts_with(r#"{"event":"status","vm":"01234567","profile":null,"command":["sh"]"#),
+        "{answer}"
+    );
+    assert!(answer.contains(r#""state":"starting""#), "{answer}");
+    client.get_ref().write_all(b"{\"version\":1,\"request\":\"stop\"}\n").unwrap();
+    assert!(served.server.serve(true).is_empty());
+    assert!(line(&mut client).contains("one request"));
+}
+
+#[test]
+fn what_can_not_be_read_is_refused_with_a_reason() {
+    let mut served = Served::new();
+    for (bad, reason) in [
+        ("\n", "can't be read"),
+        ("{}\n", "version"),
+        ("{\"version\":2,\"request\":\"status\"}\n", "version 2"),
+        ("{\"version\":1,\"request\":\"fly\"}\n", "fly"),
+        ("{\"version\":1,\"request\":\"exec\",\"argv\":[\"a\",[256]]}\n", "can't be read"),
+    ] {
+        let (mut client, wishes) = served.say(bad);
+        assert!(wishes.is_empty());
+        let answer = line(&mut client);
+        assert!(answer.contains("\"error\"") && answer.contains(reason), "{bad}: {answer}");
+    }
+}
+
+#[test]
+fn a_client_that_sends_without_end_or_never_reads_is_dropped() {
+    let mut served = Served::new();
+    let flood = served.connect();
+    flood.get_ref().set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    let zeros = vec![b'0'; 1 << 20];
+    let ended = loop {
+        match flood.get_ref().write(&zeros) {
+            Ok(n) => sent += n,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => break true,
+        }
+        served.server.serve(true);
+        if sent > 4 * MAX_LINE {
+            break false;
+        }
+    };
+    assert!(ended && served.server.clients.is_empty());
+
+    // Each of its lines is answered with an error, which it does not take.
+    let silent = served.connect();
+    silent.get_ref().set_nonblocking(true).unwrap();
+    for _ in 0..10_000 {
+        if silent.get_ref().write_all(&b"\n".repeat(1000)).is_err() && served.server.clients.is_empty() {
+            return;
+        }
+        served.server.serve(true);
+    }
+    panic!("it is still there");
+}
+
+#[test]
+fn no_more_clients_are_taken_than_are_served() {
+    let mut served = Served::new();
+    let clients: Vec<_> = (0..MAX_CLIENTS + 3).map(|_| served.connect()).collect();
+    served.server.serve(true);
+    assert_eq!(served.server.clients.len(), MAX_CLIENTS);
+    assert_eq!(served.server.descriptors().count(), MAX_CLIENTS);
+    drop(clients);
+    served.server.serve(true);
+    assert_eq!(served.server.clients.len(), 0);
+}
+
+#[test]
+fn the_streams_of_a_command_go_to_who_asked_for_it() {
+    let mut served = Served::new();
+    let mut channel = served.command();
+    let server = &mut served.server;
+    for stream in [Stream::Stdin, Stream::Stdout, Stream::Stderr] {
+        let (mut guest, host) = UnixStream::pair().unwrap();
+        server.on_stream(FIRST, stream, host).unwrap();
+        assert_eq!(channel.next().unwrap(), Some(Event::Stream { stream: stream.into() }));
+        guest.write_all(b"from the guest").unwrap();
+        drop(guest);
+        let mut text = String::new();
+        channel.stream().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "from the guest");
+    }
+    // Each comes once, and only for what was asked for.
+    let pair = || UnixStream::pair().unwrap().1;
+    assert!(server.on_stream(FIRST, Stream::Stdout, pair()).is_err());
+    assert!(server.on_stream(CommandId(3), Stream::Stdout, pair()).is_err());
+
+    assert!(!server.on_message(&FromAgent::Ended { command: FIRST, end: End::Exited(0) }));
+    assert!(server.on_message(&FromAgent::Started { command: FIRST }));
+    assert!(!server.on_message(&FromAgent::Started { command: FIRST }));
+    assert!(!server.on_message(&FromAgent::NotStarted { command: FIRST, step: Step::Execute, errno: 2 }));
+    channel.send(&ToCommand::Signal(15)).unwrap();
+    let signal = Wish::Tell(Box::new(ToAgent::Signal { command: FIRST, signal: 15 }));
+    assert_eq!(server.serve(true), [signal]);
+    assert!(server.on_message(&FromAgent::Ended { command: FIRST, end: End::Signaled(15) }));
+    assert_eq!(channel.next().unwrap(), Some(Event::Started));
+    assert_eq!(channel.next().unwrap(), Some(Event::Ended { status: None, signal: Some(15) }));
+    assert!(!server.on_message(&FromAgent::Ended { command: FIRST, end: End::Exited(0) }));
+    assert!(server.commands.is_empty());
+}
+
+#[test]
+fn a_command_waits_for_the_guest_and_ends_with_its_client() {
+    let mut served = Served::new();
+    let request = "{\"version\":1,\"request\":\"exec\",\"argv\":[]}\n";
+    let client = served.connect();
+    client.get_ref().write_all(request.as_bytes()).unwrap();
+    assert!(served.server.serve(false).is_empty());
+    assert_eq!(served.server.serve(true).len(), 1);
+    assert!(served.server.serve(true).is_empty());
+    drop(client);
+    let hang_up = Wish::Tell(Box::new(ToAgent::Signal { command: FIRST, signal: 1 }));
+    assert_eq!(served.server.serve(true), [hang_up]);
+    // The guest may still tell of it; nobody hears it.
+    assert!(served.server.on_message(&FromAgent::Started { command: FIRST }));
+    assert!(served.server.on_stream(FIRST, Stream::Stdin, UnixStream::pair().unwrap().0).is_ok());
+    // The next command has another number.
+    let (_client, wishes) = served.say(request);
+    assert!(
+        matches!(&wishes[..], [Wish::Tell(run)] if matches!(&**run, ToAgent::Run(run) if run.command == CommandId(3)))
+    );
+}
+
+#[test]
+fn what_can_not_be_started_says_why_and_a_stop_is_passed_on() {
+    let mut served = Served::new();
+    let mut channel = served.command();
+    let not_started = FromAgent::NotStarted { command: FIRST, step: Step::Execute, errno: 2 };
+    assert!(served.server.on_message(&not_started));
+    let event = channel.next().unwrap();
+    assert_eq!(event, Some(Event::NotStarted { step: StepName::Execute, errno: 2 }));
+    let (mut client, wishes) = served.say("{\"version\":1,\"request\":\"stop\",\"force\":true}\n");
+    assert_eq!(wishes, [Wish::Stop { force: true }]);
+    assert_eq!(line(&mut client), "{\"event\":\"stopping\"}\n");
+    // The end of the VM is the end of the connection.
+    drop(served);
+    assert_eq!(line(&mut client), "");
+}

@@ -1,0 +1,164 @@
+//! Running VMs are seen, used and ended by other commands of their user.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::PathBuf,
+    process::{Child, ChildStdout, Command},
+};
+
+use nofear_tests::{Home, Ran, output, output_with, start};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A home with a folder for running VMs, too.
+struct World(Home);
+
+impl World {
+    fn new() -> Self {
+        let world = Self(Home::new());
+        fs::create_dir(world.runtime()).unwrap();
+        fs::set_permissions(world.runtime(), fs::Permissions::from_mode(0o700)).unwrap();
+        world
+    }
+
+    fn runtime(&self) -> PathBuf {
+        self.0.path().join("run")
+    }
+
+    fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Option<Command> {
+        let mut command = self.0.nofear(arguments)?;
+        command.env("XDG_RUNTIME_DIR", self.runtime());
+        Some(command)
+    }
+
+    fn nofear(&self, arguments: &[&str]) -> Ran {
+        output(self.command(arguments).unwrap())
+    }
+
+    /// Starts a VM with a script, and waits until it has said a first line.
+    fn start(&self, options: &[&str], script: &str) -> Option<(Child, BufReader<ChildStdout>)> {
+        let small = ["run", "--cpus", "1", "--mem", "256M"];
+        let command = self.command(small.iter().chain(options).chain(&["--", "sh", "-c", script]))?;
+        let mut child = start(command);
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        if line != "ready\n" {
+            panic!("{line}{:?}", child.wait_with_output());
+        }
+        Some((child, lines))
+    }
+}
+
+#[test]
+fn a_vm_that_runs_is_seen_used_and_ended() {
+    let world = World::new();
+    let script = "echo ready; trap 'echo asked; exit 3' TERM; while :; do sleep 0.1; done";
+    let Some((mut vm, mut said)) = world.start(&["-p", "a", "--disk-size", "64M"], script) else { return };
+
+    // Seen.
+    let table = world.nofear(&["ps"]).ok().text();
+    let line = table.lines().nth(1).unwrap();
+    let id = line.split_whitespace().next().unwrap();
+    for part in ["a", &vm.id().to_string(), "MiB", "sh -c echo ready"] {
+        assert!(line.contains(part), "{part}: {table}");
+    }
+    let json = world.nofear(&["ps", "--json"]).ok().text();
+    for part in [&format!("\"vm\": \"{id}\""), "\"profile\": \"a\"", "\"state\": \"running\"", "\"cpus\": 1"]
+    {
+        assert!(json.contains(part), "{part}: {json}");
+    }
+    let folder = world.runtime().join("nofear").join(id);
+    let mode = |path: &PathBuf| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&folder), mode(&folder.join("control.sock"))), (0o700, 0o600));
+
+    // By any program.
+    let socket = UnixStream::connect(folder.join("control.sock")).unwrap();
+    (&socket).write_all(b"{\"version\":9,\"request\":\"status\"}\n").unwrap();
+    let mut answer = String::new();
+    BufReader::new(socket).read_line(&mut answer).unwrap();
+    assert!(answer.contains("\"error\"") && answer.contains("version 9"), "{answer}");
+
+    // Used, by its name and by its profile's.
+    let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+    let script = "cat; echo error >&2; id -un > ~/who; exit 7";
+    let ran = output_with(world.command(["exec", id, "--", "sh", "-c", script]).unwrap(), bytes.clone());
+    assert_eq!((ran.status, ran.stderr.as_str()), (Some(7), "error\n"));
+    assert!(ran.stdout == bytes, "{} bytes came back", ran.stdout.len());
+    let ran = world.nofear(&[
+        "exec",
+        "a",
+        "-e",
+        "X=y z",
+        "-w",
+        "/usr",
+        "--",
+        "sh",
+        "-c",
+        "pwd; echo $X; kill -9 $$",
+    ]);
+    assert_eq!((ran.status, ran.text().as_str()), (Some(137), "/usr\ny z\n"), "{ran:?}");
+    let ran = world.nofear(&["exec", "a", "--", "no-such-program"]);
+    assert!(ran.status == Some(127) && ran.stderr.contains("no-such-program: not found"), "{ran:?}");
+    let ran = world.nofear(&["exec", "b", "--", "true"]);
+    assert!(ran.status == Some(125) && ran.stderr.contains("nofear ps"), "{ran:?}");
+
+    // A signal is passed on; and whoever is killed takes the command along.
+    let wait = "trap 'exit 9' TERM; echo $$; while :; do sleep 0.1; done";
+    let mut pids = Vec::new();
+    for signal in [Signal::TERM, Signal::KILL] {
+        let mut exec = start(world.command(["exec", "a", "--", "sh", "-c", wait]).unwrap());
+        let mut pid = String::new();
+        BufReader::new(exec.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+        pids.push(pid.trim().to_owned());
+        kill_process(Pid::from_child(&exec), signal).unwrap();
+        let status = exec.wait().unwrap().code();
+        assert_eq!(status, if signal == Signal::TERM { Some(9) } else { None });
+    }
+    let gone = format!("for i in $(seq 100); do [ -d /proc/{} ] || exit 0; sleep 0.1; done; exit 1", pids[1]);
+    world.nofear(&["exec", "a", "--", "sh", "-c", &gone]).ok();
+
+    // Files in and out, while it runs; a link of its is not followed here.
+    let here = |name: &str| world.0.path().join(name).into_os_string().into_string().unwrap();
+    fs::create_dir(here("folder")).unwrap();
+    fs::write(here("folder/file"), &bytes).unwrap();
+    world.nofear(&["cp", &here("folder"), "a:copied"]).ok();
+    let link = "ln -s /etc copied/out; ln -s file copied/in; cat copied/file | wc -c";
+    assert_eq!(world.nofear(&["exec", "a", "--", "sh", "-c", link]).ok().text(), "300000\n");
+    let ran = world.nofear(&["cp", &format!("{id}:copied"), &here("back")]).ok();
+    assert!(ran.stderr.contains("leads out") && !fs::exists(here("back/out")).unwrap(), "{ran:?}");
+    assert_eq!(fs::read(here("back/file")).unwrap(), bytes);
+    assert_eq!(fs::read_link(here("back/in")).unwrap(), PathBuf::from("file"));
+
+    // Ended in order: the command is asked, and all that was written is kept.
+    world.nofear(&["stop", "a"]).ok();
+    let mut text = String::new();
+    said.read_to_string(&mut text).unwrap();
+    assert_eq!(vm.wait().unwrap().code(), Some(143), "{text}");
+    assert_eq!(world.nofear(&["ps"]).ok().text().lines().count(), 1);
+
+    // The next has it all, and ends at once.
+    let (mut vm, mut said) = world.start(&["-p", "a"], "echo ready; cat who; sleep 1000").unwrap();
+    let mut who = String::new();
+    said.read_line(&mut who).unwrap();
+    assert_eq!(who.trim(), output(Command::new("whoami")).ok().text().trim());
+    world.nofear(&["stop", "--force", "--all"]).ok();
+    assert_eq!(vm.wait().unwrap().code(), Some(137));
+    let ran = world.nofear(&["stop", id]);
+    assert!(ran.status == Some(125) && ran.stderr.contains("no VM runs"), "{ran:?}");
+}
+
+#[test]
+fn a_vm_that_does_not_answer_is_ended_by_force() {
+    let world = World::new();
+    let Some((mut vm, _said)) = world.start(&["-t"], "echo ready; sleep 1000") else { return };
+    let pid = Pid::from_child(&vm);
+    kill_process(pid, Signal::STOP).unwrap();
+    let ran = world.nofear(&["stop", "--all"]);
+    assert!(ran.status == Some(125) && ran.stderr.contains("--force"), "{ran:?}");
+    world.nofear(&["stop", "--force", "--all"]).ok();
+    assert_eq!(vm.wait().unwrap().code(), None);
+}
