@@ -11,8 +11,8 @@ use crate::{cache, packages, workspace};
 
 /// Run a fuzz target for some time; print what it reached.
 ///
-/// The seeds are in tests/fuzz/corpus/TARGET; what it finds is kept in the cache and used again. An input that
-/// crashes the target is kept in target/fuzz/artifacts/TARGET.
+/// The seeds, where a target has some, are in tests/fuzz/seeds/TARGET; what it finds is kept in the cache and used
+/// again. An input that crashes the target is kept in target/fuzz/artifacts/TARGET.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The target, a file in tests/fuzz/fuzz_targets; without it, they are listed
@@ -86,7 +86,7 @@ fn folder() -> PathBuf {
 /// Runs one target; a crash is an error that names the input.
 pub fn run(name: &str, seconds: u64) -> Result<()> {
     let grown = cache::folder("fuzz")?.join(name);
-    let seeds = root().join("tests/fuzz/corpus").join(name);
+    let seeds = root().join("tests/fuzz/seeds").join(name);
     let artifacts = target().join("fuzz/artifacts").join(name);
     for folder in [&grown, &artifacts] {
         fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;

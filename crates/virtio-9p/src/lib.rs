@@ -24,6 +24,9 @@ use ninep::{
 };
 use virtio::{Activation, Chain, Device, DeviceKind, EventOps, Queue, QueueError};
 
+#[cfg(feature = "record")]
+mod record;
+
 /// As many requests in flight as the Linux client sends.
 const QUEUE_SIZE: u16 = 128;
 
@@ -48,6 +51,8 @@ pub struct NineP {
     queue: Option<Queue>,
     /// The request in hand, whole: its place is kept from one to the next.
     request: Vec<u8>,
+    #[cfg(feature = "record")]
+    recording: Option<record::Recording>,
 }
 
 impl NineP {
@@ -60,7 +65,14 @@ impl NineP {
         if tag.is_empty() || tag.len() > MAX_TAG {
             return Err(TagError(tag.into()));
         }
-        Ok(Self { tag: tag.into(), server, queue: None, request: Vec::new() })
+        Ok(Self {
+            tag: tag.into(),
+            server,
+            queue: None,
+            request: Vec::new(),
+            #[cfg(feature = "record")]
+            recording: record::Recording::of(tag),
+        })
     }
 }
 
@@ -90,8 +102,12 @@ impl Device for NineP {
 
     fn queue_ready(&mut self, _: usize, _: &mut EventOps) -> Result<(), QueueError> {
         let Self { server, queue: Some(queue), request, .. } = self else { return Ok(()) };
-        // At most what the chain holds, which is below 4 GiB.
-        queue.drain(|chain| serve(server, chain, request) as u32)
+        queue.drain(|chain| {
+            #[cfg(feature = "record")]
+            self.recording.iter_mut().for_each(|recording| recording.add(chain));
+            // At most what the chain holds, which is below 4 GiB.
+            serve(server, chain, request) as u32
+        })
     }
 
     fn reset(&mut self, _: &mut EventOps) {
