@@ -7,6 +7,8 @@
 void names_that_lead_elsewhere(struct device *device);
 void links(struct device *device);
 void special_files(struct device *device);
+void mounts(struct device *device);
+void set_uid(struct device *device);
 void fids(struct device *device);
 void changes_of_what_is_read_only(struct device *device, u32 directory, const char *file);
 void sizes(struct device *device);

@@ -45,6 +45,9 @@ static void attack(void)
 	links(device);
 	step("special files");
 	special_files(device);
+	step("mounts and set-uid");
+	mounts(device);
+	set_uid(device);
 	step("fids");
 	fids(device);
 	step("read-only");

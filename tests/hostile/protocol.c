@@ -177,6 +177,54 @@ void special_files(struct device *device)
 		want(-EPERM, ask(device, TMKNOD, 1, "dsdddd", SHARE, "node", kinds[i], 1, 3, 0));
 }
 
+/* Other file systems that the host has mounted in the share. */
+void mounts(struct device *device)
+{
+	if (walk(device, SHARE, 20, "mounted/file") != 2)
+		/* Only root mounts them. */
+		return;
+	want(0, clunk(device, 20));
+	want(1, walk(device, SHARE, 20, "mounted"));
+	want(2, walk(device, 20, 21, "../file"));
+	want(0, clunk(device, 21));
+	want(2, walk(device, 20, 21, "../../canary"));
+	want(-EBADF, clunk(device, 21));
+	want(-EXDEV, ask(device, TRENAMEAT, 1, "dsds", 20, "file", SHARE, "taken"));
+	want(1, walk(device, SHARE, 21, "file"));
+	want(-EXDEV, ask(device, TLINK, 1, "dds", 20, 21, "given"));
+	want(0, clunk(device, 21));
+	const char *const places[] = { "mounted", "proc" };
+
+	for (u32 i = 0; i < 2; i++) {
+		want(-EBUSY, ask(device, TUNLINKAT, 1, "dsd", SHARE, places[i], 0x200));
+		want(-EBUSY, ask(device, TRENAMEAT, 1, "dsds", SHARE, places[i], SHARE, "moved"));
+	}
+	want(-EACCES, walk(device, SHARE, 21, "proc"));
+	want(-EACCES, walk(device, SHARE, 21, "proc/self/mem"));
+	want(0, clunk(device, 20));
+}
+
+/* What a new or a changed file has of set-uid and set-gid. */
+static u32 set_id(struct device *device, u32 fid)
+{
+	want(0, ask(device, TGETATTR, 1, "dq", fid, ~(u64)0));
+	return u32_at(reply + HEADER + 8 + 13) & 06000;
+}
+
+void set_uid(struct device *device)
+{
+	want(0, walk(device, SHARE, 20, ""));
+	want(0, ask(device, TLCREATE, 1, "dsddd", 20, "program", 0102, 06755, 0));
+	want(0, set_id(device, 20));
+	want(0, ask(device, TSETATTR, 1, "dddddqqqqq", 20, 1, 06777, 0, 0, (u64)0, (u64)0, (u64)0, (u64)0, (u64)0));
+	want(0, set_id(device, 20));
+	want(0, clunk(device, 20));
+	want(0, ask(device, TMKNOD, 1, "dsdddd", SHARE, "another", 0106755, 0, 0, 0));
+	want(1, walk(device, SHARE, 20, "another"));
+	want(0, set_id(device, 20));
+	want(0, clunk(device, 20));
+}
+
 /* Fids that are unknown, in use, none, reused, forgotten. */
 void fids(struct device *device)
 {

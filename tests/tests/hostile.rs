@@ -8,7 +8,10 @@ use std::{
     mem::MaybeUninit,
     os::{
         fd::OwnedFd,
-        unix::{fs::symlink, net::UnixListener},
+        unix::{
+            fs::{MetadataExt, symlink},
+            net::UnixListener,
+        },
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -19,7 +22,7 @@ use std::{
 use nofear_tests::{nofear, output};
 use rustix::{
     fs::{CWD, FileType, Mode, inotify, makedev, mknodat},
-    process::{Pid, Signal, kill_process},
+    process::{Pid, Signal, geteuid, kill_process},
 };
 use tempfile::TempDir;
 
@@ -37,6 +40,10 @@ const MOST_DESCRIPTORS: usize = 16_384 + 4096 * 3 / 2 + 200;
 /// What lies outside of every share, as `tests/hostile/ninep.c` knows it.
 const CANARY: &str = "canary-of-the-host-5e0d";
 
+/// Mounts in the share that only the VM's process sees: `$0` is the share, and the rest the command.
+const MOUNTS: &str = "mount -t tmpfs tmpfs \"$0/mounted\"; echo mounted > \"$0/mounted/file\"
+                      mount --rbind /proc \"$0/proc\"; exec \"$@\"";
+
 /// A folder of the host with what is shared and what is not.
 struct World {
     folder: TempDir,
@@ -47,7 +54,15 @@ impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir_in("/tmp").unwrap();
         let path = |name: &str| folder.path().join(name);
-        for directory in ["share/deep/deeper", "share/leaves/below", "share/inside", "other", "outside"] {
+        for directory in [
+            "share/deep/deeper",
+            "share/leaves/below",
+            "share/inside",
+            "share/mounted",
+            "share/proc",
+            "other",
+            "outside",
+        ] {
             fs::create_dir_all(path(directory)).unwrap();
         }
         fs::write(path("outside/canary"), CANARY).unwrap();
@@ -90,6 +105,11 @@ impl World {
     /// A VM with the client in it, hostile or not; what it says goes to a file of the same name.
     fn start(&self, name: &str, line: &str) -> Option<Child> {
         let mut command = nofear()?;
+        if geteuid().is_root() {
+            let nofear = command;
+            command = Command::new("unshare");
+            command.args(["--mount", "sh", "-euc", MOUNTS]).arg(self.path("share")).arg(nofear.get_program());
+        }
         command
             .args(["run", "--temporary", "--console", "--mem", "256M", "--append", line])
             .args(["--share", &format!("{}:/data:rw", self.path("share").display())])
@@ -207,6 +227,22 @@ fn wait(child: &mut Child, peak: &mut Peak) -> Option<i32> {
     }
 }
 
+/// Regular files with set-uid or set-gid, wherever they are below a folder.
+fn set_id_files(folder: &Path) -> Vec<PathBuf> {
+    // What the client has closed to its owner has nothing in it that anybody could run.
+    let entries: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().collect();
+    let mut found = Vec::new();
+    for entry in entries {
+        let metadata = entry.metadata().unwrap();
+        if metadata.is_dir() {
+            found.extend(set_id_files(&entry.path()));
+        } else if metadata.is_file() && metadata.mode() & 0o6000 != 0 {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(folder)
         .unwrap()
@@ -248,6 +284,7 @@ fn a_guest_that_drives_the_devices_itself_reads_and_changes_nothing_outside_and_
     assert_eq!(fs::read_to_string(world.path("outside/canary")).unwrap(), CANARY);
     assert_eq!(names(&world.path("outside/taken/below")), ["leaf"]);
     assert_eq!(fs::read_to_string(world.path("outside/taken/below/leaf")).unwrap(), "leaf");
+    assert_eq!(set_id_files(&world.path("share")), Vec::<PathBuf>::new());
     assert_eq!(names(&world.path("other")), ["file"]);
     assert_eq!(fs::read_to_string(world.path("other/file")).unwrap(), "read-only");
     assert!(peak.memory < MOST_MEMORY, "{peak:?}");
