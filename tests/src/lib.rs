@@ -3,7 +3,8 @@
 //! They run through `cargo xtask test`, on a KVM that can start Linux: it sets `NOFEAR` to the binary, and
 //! `NOFEAR_KERNEL` and `NOFEAR_INITRAMFS`, which the binary reads itself; `NOFEAR_EXAMPLE` is the VMM's
 //! example, and `NOFEAR_STOCK` has a line for each kernel of the distribution: release, image and folder of
-//! modules, between tabs. Without them every test is skipped, and says so.
+//! modules, between tabs; `NOFEAR_DISTRIBUTIONS` one for each tree of a distribution: its name and
+//! version, and its root. Without them every test is skipped, and says so.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::{

@@ -152,7 +152,7 @@ fn a_vm_that_runs_is_seen_used_and_ended() {
 }
 
 #[test]
-fn a_vm_that_does_not_answer_is_ended_by_force() {
+fn a_vm_that_does_not_answer_is_ended_by_force_and_a_temporary_one_is_asked() {
     let world = World::new();
     let Some((mut vm, _said)) = world.start(&["-t"], "echo ready; sleep 1000") else { return };
     let pid = Pid::from_child(&vm);
@@ -161,4 +161,10 @@ fn a_vm_that_does_not_answer_is_ended_by_force() {
     assert!(ran.status == Some(125) && ran.stderr.contains("--force"), "{ran:?}");
     world.nofear(&["stop", "--force", "--all"]).ok();
     assert_eq!(vm.wait().unwrap().code(), None);
+
+    // One that answers is asked, though nothing of it lasts.
+    let script = "trap 'echo asked; exit 3' TERM; echo ready; while :; do sleep 0.1; done";
+    let (mut vm, _said) = world.start(&["-t"], script).unwrap();
+    world.nofear(&["stop", "--all"]).ok();
+    assert_eq!(vm.wait().unwrap().code(), Some(143));
 }

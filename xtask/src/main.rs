@@ -5,6 +5,7 @@
 mod bench;
 mod cache;
 mod dist;
+mod distributions;
 mod fuzz;
 mod guest;
 mod host;

@@ -83,6 +83,12 @@ pub const STOCK: &[Tool] = &[
     tool("dpkg-deb", "dpkg", ["dpkg", "dpkg", "dpkg", "app-arch/dpkg"]),
 ];
 
+/// What making trees of other distributions needs, on Debian.
+pub const DISTRIBUTIONS: &[Tool] = &[
+    tool("debootstrap", "debootstrap", ["debootstrap", "debootstrap", "debootstrap", "dev-util/debootstrap"]),
+    tool("dpkg-deb", "dpkg", ["dpkg", "dpkg", "dpkg", "app-arch/dpkg"]),
+];
+
 /// Debian's own kernel source.
 pub const DEBIAN_SOURCE: &str = "linux-source-6.12";
 
@@ -140,7 +146,8 @@ pub fn can_install() -> bool {
     is_there("apt-get") && (is_root() || sudo_works())
 }
 
-fn is_root() -> bool {
+/// Whether this process is root's.
+pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 

@@ -16,9 +16,9 @@ use crate::{fuzz, packages};
 
 /// Run all checks and tests, from formatting to whole virtual machines.
 ///
-/// A name that is one of the suites (fmt, clippy, doc, licences, unit, system, stock, fuzz) runs that suite
-/// alone; any other name runs the unit and system tests whose names contain it, and all tests of the programs in
-/// tests/tests whose names do.
+/// A name that is one of the suites (fmt, clippy, doc, licences, unit, system, stock, distributions, fuzz)
+/// runs that suite alone; any other name runs the unit and system tests whose names contain it, and all tests of
+/// the programs in tests/tests whose names do.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Suites, or parts of test names
@@ -33,7 +33,7 @@ pub struct Arguments {
 type Suite = fn(&Selection) -> Result<Tally>;
 
 /// Each suite's name and what it does; the cheap ones come first.
-const SUITES: [(&str, Suite); 8] = [
+const SUITES: [(&str, Suite); 9] = [
     ("fmt", fmt),
     ("clippy", clippy),
     ("doc", doc),
@@ -41,6 +41,7 @@ const SUITES: [(&str, Suite); 8] = [
     ("unit", unit),
     ("system", system::system),
     ("stock", system::stock),
+    ("distributions", system::distributions),
     ("fuzz", run_fuzz),
 ];
 
@@ -77,7 +78,7 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
         (false, _) => suites.iter().any(|name| name == suite),
         (true, true) => true,
         // Names of tests: only those suites have tests with names.
-        (true, false) => ["unit", "system", "stock"].contains(&suite),
+        (true, false) => ["unit", "system", "stock", "distributions"].contains(&suite),
     };
     // The whole workspace includes libFuzzer, which is C++.
     packages::ensure("build the workspace", packages::FUZZ)?;

@@ -1,7 +1,8 @@
 //! `nofear cp`: files between this machine and a profile or a VM that runs.
 //!
-//! Both sides meet in a tar stream, through the streams of an ordinary `nofear run` of the profile, or `nofear exec` in
-//! the VM that has it, in which the profile's `tar` packs or unpacks. What comes out of it is the guest's, and [`unpack`] takes it as such.
+//! Both sides meet in a tar stream, through the streams of an ordinary `nofear run` of the profile, or of `nofear exec`
+//! in the VM that has it, in which the guest's `tar` packs or unpacks. What comes out of it is the guest's, and
+//! [`unpack`] takes it as such.
 
 pub mod unpack;
 
@@ -35,11 +36,11 @@ exit $status
 /// Options of `cp`.
 #[derive(Debug, Args)]
 pub struct CopyArgs {
-    /// What to copy: files or folders of this machine, or PROFILE:PATH
+    /// What to copy: files or folders of this machine, or NAME:PATH
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<OsString>,
 
-    /// Where to: a folder, or a new name; PROFILE:PATH, or a path of this machine
+    /// Where to: a folder, or a new name; NAME:PATH, or a path of this machine
     #[arg(value_name = "TARGET")]
     target: OsString,
 }

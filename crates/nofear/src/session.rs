@@ -227,12 +227,13 @@ impl Conversation<'_> {
                 self.on_event(event)?;
             }
             self.look_at_software();
-            if let Some(ending) = self.serve_others()? {
-                return Ok(ending);
-            }
             self.accept()?;
             self.greet()?;
             if let Some(ending) = self.listen()? {
+                return Ok(ending);
+            }
+            // Behind the agent's messages: what waits for the guest to be ready is not woken for again.
+            if let Some(ending) = self.serve_others()? {
                 return Ok(ending);
             }
             if let Some(control) = &mut self.control {

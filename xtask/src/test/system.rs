@@ -11,7 +11,7 @@ use super::{Selection, Tally, libtest_counts};
 use crate::host::{self, Job, Machine};
 use crate::run::{self, Product};
 use crate::workspace::{self, cargo, output, root, step, target};
-use crate::{packages, stock};
+use crate::{distributions, packages, stock};
 
 /// Nothing may hang a build machine for ever. Seconds, for all programs; [`SCRIPT`] has a limit for each.
 const LIMIT_SECONDS: u64 = 40 * 60;
@@ -34,9 +34,12 @@ struct Program {
 /// The program whose tests need kernels of the distribution.
 const STOCK: &str = "stock";
 
-/// The suite `system`: all but the stock kernels.
+/// The program whose tests need trees of other distributions.
+const DISTRIBUTIONS: &str = "distributions";
+
+/// The suite `system`: all that needs nothing of others.
 pub fn system(selection: &Selection) -> Result<Tally> {
-    let programs = programs(&selection.filters, |name| name != STOCK)?;
+    let programs = programs(&selection.filters, |name| ![STOCK, DISTRIBUTIONS].contains(&name))?;
     if programs.is_empty() {
         return Ok(Tally::default());
     }
@@ -65,6 +68,22 @@ pub fn stock(selection: &Selection) -> Result<Tally> {
     let visible = kernels.iter().flat_map(|kernel| [kernel.image.parent(), Some(&kernel.modules)]);
     let visible = visible.flatten().map(Path::to_path_buf).collect();
     run(&programs, vec![("NOFEAR_STOCK".into(), lines.collect::<String>().into())], visible)
+}
+
+/// The suite `distributions`: programs of other distributions.
+pub fn distributions(selection: &Selection) -> Result<Tally> {
+    if !(packages::is_there("apt-get") && packages::is_root()) {
+        println!("SKIPPED: trees of other distributions are made by root of a Debian machine");
+        return Ok(Tally::default());
+    }
+    let programs = programs(&selection.filters, |name| name == DISTRIBUTIONS)?;
+    if programs.is_empty() {
+        return Ok(Tally::default());
+    }
+    let trees = distributions::fetch()?;
+    let lines = trees.iter().map(|tree| format!("{}\t{}\n", tree.id, tree.path.display()));
+    let environment = vec![("NOFEAR_DISTRIBUTIONS".into(), lines.collect::<String>().into())];
+    run(&programs, environment, trees.iter().map(|tree| tree.path.clone()).collect())
 }
 
 /// Runs test programs with `environment` and the product's, where `visible` and the product can be seen.

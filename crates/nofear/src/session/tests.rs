@@ -14,6 +14,7 @@ use super::*;
 
 use crate::streams::{Notifier, StandardStreams, inbox};
 
+mod controlled;
 mod real_agent;
 
 const ID: CommandId = CommandId(1);

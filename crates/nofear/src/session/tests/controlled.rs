@@ -1,0 +1,114 @@
+//! Other processes at the session's control socket.
+
+use crate::control::client::Channel;
+use crate::control::protocol::{Ask, Event, Exec, LifeState, Request, Status, StreamName, ToCommand};
+
+use super::*;
+
+const OTHER: CommandId = CommandId(2);
+
+fn controlled() -> Host {
+    let mut host = Host::new(Stdio::Pipes);
+    let listener = UnixListener::bind(host.folder.path().join("control")).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let status = Status {
+        vm: "01234567".into(),
+        profile: None,
+        command: Vec::new(),
+        state: LifeState::Starting,
+        started: 0,
+        memory: 0,
+        cpus: 1,
+    };
+    host.session.control = Some(Server::new(listener, status, OTHER));
+    host
+}
+
+fn ask(path: &Path, ask: Ask) -> Channel {
+    let mut channel = Channel::new(UnixStream::connect(path.with_file_name("control")).unwrap());
+    channel.send(&Request::from(ask)).unwrap();
+    channel
+}
+
+fn exec() -> Ask {
+    Ask::Exec(Exec {
+        argv: vec![b"other".to_vec().into()],
+        env: Vec::new(),
+        cwd: None,
+        root: false,
+        terminal: None,
+    })
+}
+
+#[test]
+fn a_command_that_another_process_asks_for_runs_beside_the_first() {
+    let outcome = controlled().against(|path| {
+        // Asked for before there is an agent, it waits.
+        let mut channel = ask(path, exec());
+        let mut agent = Agent::start(path);
+        let [_stdin, stdout, stderr] = agent.pipes();
+        agent.started();
+        assert!(matches!(agent.receive(), Some(ToAgent::Run(run)) if run.command == OTHER && run.argv == [b"other"]));
+        let mut theirs = hello(path, &Hello::Stream { command: OTHER, stream: Stream::Stdout });
+        agent.send(&FromAgent::Started { command: OTHER });
+        theirs.write_all(b"for the other process").unwrap();
+        drop(theirs);
+        let mut events = [channel.next().unwrap(), channel.next().unwrap()];
+        events.sort_by_key(|event| *event == Some(Event::Started));
+        assert_eq!(events, [Some(Event::Stream { stream: StreamName::Stdout }), Some(Event::Started)]);
+        let mut text = String::new();
+        channel.stream().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "for the other process");
+        channel.send(&ToCommand::Signal(2)).unwrap();
+        assert_eq!(agent.receive(), Some(ToAgent::Signal { command: OTHER, signal: 2 }));
+        agent.send(&FromAgent::Ended { command: OTHER, end: End::Signaled(2) });
+        assert_eq!(channel.next().unwrap(), Some(Event::Ended { status: None, signal: Some(2) }));
+        // The first goes on, and its end is the session's.
+        drop((stdout, stderr));
+        agent.ended(End::Exited(5));
+    });
+    assert_eq!(outcome.result.unwrap(), Ending::Command(End::Exited(5)));
+    assert!(outcome.stdout.is_empty());
+}
+
+#[test]
+fn what_nobody_asked_for_ends_the_vm_with_others_there_too() {
+    for lie in [
+        FromAgent::Started { command: OTHER },
+        FromAgent::Ended { command: CommandId(9), end: End::Exited(0) },
+        FromAgent::Started { command: ID },
+    ] {
+        let outcome = controlled().against(|path| {
+            let mut agent = Agent::start(path);
+            agent.started();
+            agent.send(&lie);
+            assert_eq!(agent.receive(), None);
+        });
+        assert!(outcome.error().contains("protocol"));
+    }
+    let outcome = controlled().against(|path| {
+        let mut agent = Agent::start(path);
+        hello(path, &Hello::Stream { command: OTHER, stream: Stream::Stdout });
+        assert_eq!(agent.receive(), None);
+    });
+    assert!(outcome.error().contains("unasked"));
+}
+
+#[test]
+fn a_stop_asks_the_guest_and_a_forced_one_does_not() {
+    for (force, signal) in [(false, Signal::TERM), (true, Signal::KILL)] {
+        let host = controlled();
+        let notifier = host.notifier.clone();
+        let outcome = host.against(|path| {
+            let mut agent = Agent::start(path);
+            agent.started();
+            let mut channel = ask(path, Ask::Stop { force });
+            assert_eq!(channel.next().unwrap(), Some(Event::Stopping));
+            assert_eq!(channel.next().unwrap(), None);
+            let expected = if force { None } else { Some(ToAgent::Shutdown) };
+            assert_eq!(agent.receive(), expected);
+            notifier.tell(crate::streams::Event::VmEnded("power off".into()));
+        });
+        assert_eq!(outcome.result.unwrap(), Ending::Signal(signal));
+    }
+}
