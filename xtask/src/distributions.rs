@@ -31,9 +31,10 @@ const UBUNTU: &str = "http://archive.ubuntu.com/ubuntu";
 const UBUNTU_KEYS: (&str, &str) = ("ubuntu-keyring", "usr/share/keyrings/ubuntu-archive-keyring.gpg");
 
 /// The first brings the keys of the others.
-const SUITES: [Suite; 2] = [
+const SUITES: [Suite; 3] = [
     Suite { name: "trixie", id: "debian 13", mirror: DEBIAN, script: "sid", keys: None },
     Suite { name: "jammy", id: "ubuntu 22.04", mirror: UBUNTU, script: "gutsy", keys: Some(UBUNTU_KEYS) },
+    Suite { name: "noble", id: "ubuntu 24.04", mirror: UBUNTU, script: "gutsy", keys: Some(UBUNTU_KEYS) },
 ];
 
 /// A distribution's software.
