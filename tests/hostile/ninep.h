@@ -72,6 +72,8 @@ struct bytes {
 	size_t length;
 };
 
+#define BYTES(text) ((struct bytes){ text, sizeof text - 1 })
+
 /* The request that is sent next, and the last reply. */
 extern u8 request[MSIZE + 4096], reply[MSIZE + 4096];
 extern u32 request_length, reply_length;
