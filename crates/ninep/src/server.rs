@@ -109,6 +109,10 @@ impl Server {
     ///
     /// Whatever the request holds, the reply is one 9P message. It is 0 bytes long only if `reply` has no room
     /// for an Rlerror ([`ERROR_SIZE`] bytes) or refuses to be written to.
+    ///
+    /// A transport that serves several requests at once sees to two orders: a Tflush is served after the request
+    /// that it names has been answered, so that no answer comes for a tag that the client uses anew; and a Tversion
+    /// after everything before it.
     pub fn serve<R: Reply + ?Sized>(&self, request: &[u8], reply: &mut R) -> usize {
         let decoded = Request::decode(request);
         let head = (decoded.kind, decoded.tag, request.len());
@@ -213,8 +217,7 @@ impl Server {
             Request::Version { msize, version } => self.version(msize, version),
             Request::Auth { .. } => Err(Errno::OPNOTSUPP),
             Request::Attach { fid, afid, aname, .. } => self.attach(fid, afid, aname),
-            // A request is answered before the next one is looked at, or by another thread: either way the
-            // client may take its answer for too late, and this one may come first.
+            // The transport's business: see `serve`.
             Request::Flush { .. } => Ok(Response::Empty { request: kind::TFLUSH }),
             Request::Walk { fid, new_fid, names } => self.walk(fid, new_fid, &names),
             Request::Lopen { fid, flags } => self.open(fid, flags),

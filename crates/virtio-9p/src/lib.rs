@@ -1,31 +1,39 @@
 //! virtio device 9: carries 9P messages between a guest and a [`ninep::Server`].
 //!
 //! One queue; a request is the readable part of a chain, its reply goes to the writable part. File data is
-//! read straight into the guest's pages, and written straight from them. The device type is reserved by the specification (virtio 1.2, 5);
-//! its configuration space and its one feature are those of Linux's `virtio_9p.h`.
+//! read straight into the guest's pages, and written straight from them. The device type is reserved by the
+//! specification (virtio 1.2, 5); its configuration space and its one feature are those of Linux's `virtio_9p.h`.
+//!
+//! What the host can answer at once is answered by the device's own thread; what may wait for the host's disk goes
+//! to a few others ([`NineP::start_threads`]), so that one slow request does not hold up the rest.
 //!
 //! ```
 //! use ninep::{ExportBuilder, Limits, Server};
 //! use nofear_virtio_9p::NineP;
 //!
 //! let export = ExportBuilder::new().directory("/", "/usr/share")?.open()?;
-//! let device = NineP::new("share", Server::new(export, Limits::default()))?;
+//! let mut device = NineP::new("share", Server::new(export, Limits::default()))?;
+//! device.start_threads("share", || true)?;
 //! let (transport, worker) = virtio::connect(device, virtio_memory())?;
 //! # fn virtio_memory() -> virtio::Memory { virtio::testing::memory() }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![forbid(unsafe_code)]
 
-use std::{io, os::fd::BorrowedFd};
-
-use ninep::{
-    Data, Reply, Server,
-    wire::{WRITE_HEADER, kind},
-};
-use virtio::{Activation, Chain, Device, DeviceKind, EventOps, Queue, QueueError};
-
+mod message;
 #[cfg(feature = "record")]
 mod record;
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ninep::{Server, wire::kind};
+use virtio::{Activation, Chain, Device, DeviceKind, EventOps, EventSet, Events, Pool, Queue, QueueError};
+
+use message::{Head, serve, serve_at_once};
 
 /// As many requests in flight as the Linux client sends.
 const QUEUE_SIZE: u16 = 128;
@@ -36,23 +44,58 @@ const FEATURE_MOUNT_TAG: u64 = 1;
 /// The longest mount tag, in bytes.
 pub const MAX_TAG: usize = 36;
 
-/// Where a message says what it is: after `size[4]`.
-const KIND: usize = 4;
+/// Threads for what may wait: reads of what is not in the page cache, mostly.
+const THREADS: usize = 2;
 
-/// A mount tag that is empty or too long.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("mount tag {0:?}: not 1 to {MAX_TAG} bytes")]
-pub struct TagError(String);
+/// Data of the pool's descriptor in the event loop.
+const POOL: u32 = 0;
+
+/// A write into the page cache takes microseconds, unless the host makes the writer wait for its disk.
+const SLOW_WRITE: Duration = Duration::from_millis(1);
+
+/// After a slow write, others go to the pool for this long.
+const SLOW_PERIOD: Duration = Duration::from_secs(1);
+
+/// Why a device can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum NewError {
+    /// The mount tag is empty or too long.
+    #[error("mount tag {0:?}: not 1 to {MAX_TAG} bytes")]
+    Tag(String),
+    /// No more descriptors.
+    #[error("make a descriptor for a 9P device's threads")]
+    Descriptor(#[source] io::Error),
+}
 
 /// The device.
 pub struct NineP {
     tag: String,
-    server: Server,
+    server: Arc<Server>,
     queue: Option<Queue>,
     /// The request in hand, whole: its place is kept from one to the next.
     request: Vec<u8>,
+    pool: Pool<Slow, Served>,
+    /// The tags of what the pool has.
+    under_way: Vec<u16>,
+    /// Tflushes, each with the tag of the request that it waits for.
+    flushes: Vec<(u16, Chain)>,
+    /// Until when writes go to the pool.
+    slow_until: Option<Instant>,
     #[cfg(feature = "record")]
     recording: Option<record::Recording>,
+}
+
+/// A request that may have to wait for the host.
+struct Slow {
+    tag: u16,
+    chain: Chain,
+}
+
+/// The same, with its reply in place.
+struct Served {
+    tag: u16,
+    chain: Chain,
+    written: usize,
 }
 
 impl NineP {
@@ -60,19 +103,121 @@ impl NineP {
     ///
     /// # Errors
     ///
-    /// The tag is empty or longer than [`MAX_TAG`] bytes.
-    pub fn new(tag: &str, server: Server) -> Result<Self, TagError> {
+    /// The tag is empty or longer than [`MAX_TAG`] bytes, or there is no descriptor left.
+    pub fn new(tag: &str, server: Server) -> Result<Self, NewError> {
         if tag.is_empty() || tag.len() > MAX_TAG {
-            return Err(TagError(tag.into()));
+            return Err(NewError::Tag(tag.into()));
         }
+        let server = Arc::new(server);
+        let pool = Pool::new({
+            let server = server.clone();
+            move |Slow { tag, chain }| {
+                let written = serve(&server, &chain, &mut Vec::new());
+                Served { tag, chain, written }
+            }
+        });
         Ok(Self {
             tag: tag.into(),
             server,
             queue: None,
             request: Vec::new(),
+            pool: pool.map_err(NewError::Descriptor)?,
+            under_way: Vec::new(),
+            flushes: Vec::new(),
+            slow_until: None,
             #[cfg(feature = "record")]
             recording: record::Recording::of(tag),
         })
+    }
+
+    /// Starts the threads that wait for the host, named after `name`. Each calls `enter` first, to confine itself,
+    /// and ends if that says no. Without threads the device's own thread waits.
+    ///
+    /// # Errors
+    ///
+    /// A thread can't be started.
+    pub fn start_threads(
+        &mut self,
+        name: &str,
+        enter: impl Fn() -> bool + Clone + Send + 'static,
+    ) -> io::Result<()> {
+        self.pool.start(name, THREADS, enter)
+    }
+
+    /// Serves a request, or gives it to the pool.
+    fn begin(&mut self, chain: Chain) -> Result<(), QueueError> {
+        #[cfg(feature = "record")]
+        self.recording.iter_mut().for_each(|recording| recording.add(&chain));
+        // The driver can change its memory between this look and the next one. Then a request is served here that
+        // had better waited elsewhere, or the other way round.
+        let head = Head::of(&chain);
+        match head.kind {
+            // A new session: nothing of the old one may be under way.
+            kind::TVERSION => {
+                self.pool.wait();
+                self.collect()?;
+            }
+            // Once it is answered, the client may use the old request's tag and memory for another.
+            kind::TFLUSH if self.under_way.contains(&head.old_tag) => {
+                self.flushes.push((head.old_tag, chain));
+                return Ok(());
+            }
+            kind::TFSYNC => return self.submit(head.tag, chain),
+            kind::TREAD => {
+                return match serve_at_once(&self.server, &chain, &mut self.request) {
+                    Some(written) => self.answer(chain, written),
+                    None => self.submit(head.tag, chain),
+                };
+            }
+            kind::TWRITE => {
+                let start = Instant::now();
+                if self.slow_until.is_some_and(|end| start < end) {
+                    return self.submit(head.tag, chain);
+                }
+                let written = serve(&self.server, &chain, &mut self.request);
+                let now = Instant::now();
+                self.slow_until = (now - start > SLOW_WRITE).then(|| now + SLOW_PERIOD);
+                return self.answer(chain, written);
+            }
+            _ => {}
+        }
+        let written = serve(&self.server, &chain, &mut self.request);
+        self.answer(chain, written)
+    }
+
+    fn submit(&mut self, tag: u16, chain: Chain) -> Result<(), QueueError> {
+        self.under_way.push(tag);
+        self.pool.submit(Slow { tag, chain });
+        Ok(())
+    }
+
+    /// Hands back what the pool has done, and answers who waited for that.
+    fn collect(&mut self) -> Result<(), QueueError> {
+        while let Some(Served { tag, chain, written }) = self.pool.finished() {
+            if let Some(at) = self.under_way.iter().position(|other| *other == tag) {
+                self.under_way.swap_remove(at);
+            }
+            self.answer(chain, written)?;
+        }
+        let under_way = &self.under_way;
+        for (_, chain) in self.flushes.extract_if(.., |(old, _)| !under_way.contains(old)).collect::<Vec<_>>()
+        {
+            let written = serve(&self.server, &chain, &mut self.request);
+            self.answer(chain, written)?;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, chain: Chain, written: usize) -> Result<(), QueueError> {
+        match &mut self.queue {
+            // At most what the chain holds, which is below 4 GiB.
+            Some(queue) => queue.push(chain, written as u32),
+            None => Ok(()),
+        }
+    }
+
+    fn announce(&mut self) -> Result<(), QueueError> {
+        self.queue.as_mut().map_or(Ok(()), Queue::announce)
     }
 }
 
@@ -95,81 +240,39 @@ impl Device for NineP {
         config
     }
 
-    fn activate(&mut self, mut live: Activation, _: &mut EventOps) -> io::Result<()> {
+    fn activate(&mut self, mut live: Activation, events: &mut EventOps) -> io::Result<()> {
         self.queue = live.queues.pop();
-        Ok(())
+        events.add(Events::with_data(&self.pool, POOL, EventSet::IN)).map_err(io::Error::other)
     }
 
     fn queue_ready(&mut self, _: usize, _: &mut EventOps) -> Result<(), QueueError> {
-        let Self { server, queue: Some(queue), request, .. } = self else { return Ok(()) };
-        queue.drain(|chain| {
-            #[cfg(feature = "record")]
-            self.recording.iter_mut().for_each(|recording| recording.add(chain));
-            // At most what the chain holds, which is below 4 GiB.
-            serve(server, chain, request) as u32
-        })
+        let size = self.queue.as_ref().map_or(0, Queue::size);
+        // At most a ring's worth before the worker looks after its other events.
+        for _ in 0..size {
+            let Some(queue) = &mut self.queue else { return Ok(()) };
+            let Some(chain) = queue.pop()? else { return self.announce() };
+            self.begin(chain)?;
+        }
+        if let Some(queue) = &self.queue {
+            queue.come_back();
+        }
+        self.announce()
     }
 
-    fn reset(&mut self, _: &mut EventOps) {
+    fn event(&mut self, _: Events, _: &mut EventOps) -> Result<(), QueueError> {
+        self.collect()?;
+        self.announce()
+    }
+
+    fn reset(&mut self, events: &mut EventOps) {
+        self.pool.drain();
+        self.under_way.clear();
+        self.flushes.clear();
+        // Fails when it was never activated.
+        let _ = events.remove(Events::empty(&self.pool));
         self.queue = None;
         self.request = Vec::new();
         self.server.reset();
-    }
-}
-
-/// Serves the request in a chain and returns the length of its reply. `request` is a place for it.
-fn serve(server: &Server, chain: &Chain, request: &mut Vec<u8>) -> usize {
-    let mut head = [0; WRITE_HEADER];
-    if chain.readable() >= WRITE_HEADER && chain.read_at(0, &mut head) && head[KIND] == kind::TWRITE {
-        // The driver can change its memory meanwhile: from here on the copy counts.
-        return server.serve_write(&head, &Written(chain), &mut Answer(chain));
-    }
-    // A longer one is refused whatever it holds, so no more of it is needed than says so.
-    let length = chain.readable().min(server.limits().msize as usize + 1);
-    request.resize(length, 0);
-    if !chain.read_at(0, request) {
-        return 0;
-    }
-    server.serve(request, &mut Answer(chain))
-}
-
-/// The writable part of a chain, as the server sees it.
-struct Answer<'a>(&'a Chain);
-
-impl Reply for Answer<'_> {
-    fn capacity(&self) -> usize {
-        self.0.writable()
-    }
-
-    fn write_at(&mut self, offset: usize, bytes: &[u8]) -> io::Result<()> {
-        if self.0.write_at(offset, bytes) { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
-    }
-
-    fn read_file_at(
-        &mut self,
-        offset: usize,
-        count: usize,
-        file: BorrowedFd,
-        file_offset: u64,
-    ) -> io::Result<usize> {
-        self.0.read_from_file(offset, count, file, file_offset)
-    }
-}
-
-/// The readable part of a chain that holds a Twrite, after its head.
-struct Written<'a>(&'a Chain);
-
-impl Data for Written<'_> {
-    fn count(&self) -> usize {
-        self.0.readable() - WRITE_HEADER
-    }
-
-    fn write_file_at(&self, file: BorrowedFd, position: u64) -> io::Result<usize> {
-        self.0.write_to_file(WRITE_HEADER, self.count(), file, position)
-    }
-
-    fn copy_to(&self, to: &mut [u8]) -> io::Result<()> {
-        if self.0.read_at(WRITE_HEADER, to) { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 }
 

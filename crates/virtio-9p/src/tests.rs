@@ -154,3 +154,86 @@ fn a_tag_of_no_or_too_many_bytes_is_refused() {
         assert!(NineP::new(&tag, Server::new(export, Limits::default())).is_err());
     }
 }
+
+#[test]
+fn a_read_that_must_wait_is_given_away_and_one_that_need_not_is_served_at_once() {
+    // In memory, where the host can't say what is at hand; and in a file system that may be on a disk.
+    for folder in ["/dev/shm", "/var/tmp"] {
+        let dir = tempfile::tempdir_in(folder).unwrap();
+        fs::write(dir.path().join("file"), vec![7; 10_000]).unwrap();
+        let export = ExportBuilder::new().directory("/", dir.path()).unwrap().open().unwrap();
+        let file = fs::File::open(dir.path().join("file")).unwrap();
+        file.sync_all().unwrap();
+        let mut device = NineP::new("t", Server::new(export, Limits::default())).unwrap();
+        device.start_threads("test", || true).unwrap();
+        let mut driver = Driver::start(device);
+        open_file(&mut driver);
+        for (at, count, expected) in [
+            (0, 4096, 4096),
+            (8192, 4096, 1808),
+            (10_000, 100, 0),
+            (1 << 40, 100, 0),
+            (0, 8000, 8000),
+            (1, 9999, 9999),
+        ] {
+            let read =
+                message(TREAD, &[&1u32.to_le_bytes(), &u64::to_le_bytes(at), &u32::to_le_bytes(count)]);
+            let used = driver.request(0, &[Buffer::Readable(&read), Buffer::Writable(11 + 10_000)]);
+            assert_eq!(
+                (used.length as usize, used.written[4]),
+                (11 + expected, TREAD + 1),
+                "{folder} {at} {count}"
+            );
+            assert!(used.written[11..11 + expected].iter().all(|byte| *byte == 7));
+        }
+    }
+}
+
+#[test]
+fn a_flush_is_answered_after_what_it_is_about_and_a_session_ends_when_nothing_is_under_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let export = ExportBuilder::new().directory_with("/", dir.path(), Access::READ_WRITE).unwrap();
+    let server = Server::new(export.open().unwrap(), Limits::default());
+    let mut device = NineP::new("t", server).unwrap();
+    // Threads that begin when they are told to.
+    let gate = Arc::new(std::sync::Barrier::new(THREADS + 1));
+    let enter = gate.clone();
+    device
+        .start_threads("test", move || {
+            enter.wait();
+            true
+        })
+        .unwrap();
+    fs::write(dir.path().join("file"), "x").unwrap();
+    let mut driver = Driver::start(device);
+    open_file_with(&mut driver, 2);
+    let tagged = |tag: u16, kind: u8, parts: &[&[u8]]| {
+        let mut message = message(kind, parts);
+        message[5..7].copy_from_slice(&tag.to_le_bytes());
+        message
+    };
+    const TFSYNC: u8 = 50;
+    const TFLUSH: u8 = 108;
+    let sync = tagged(10, TFSYNC, &[&1u32.to_le_bytes(), &0u32.to_le_bytes()]);
+    let flush = tagged(11, TFLUSH, &[&10u16.to_le_bytes()]);
+    let other = tagged(12, TFLUSH, &[&99u16.to_le_bytes()]);
+    for request in [&sync, &flush, &other] {
+        driver.add(0, &[Buffer::Readable(request), Buffer::Writable(100)]);
+    }
+    let tag = |driver: &mut Driver| {
+        let used = driver.wait_used(0);
+        u16::from_le_bytes([used.written[5], used.written[6]])
+    };
+    assert_eq!(tag(&mut driver), 12, "what nobody waits for");
+    gate.wait();
+    assert_eq!([tag(&mut driver), tag(&mut driver)], [10, 11]);
+    // A new session waits for the old one's requests.
+    driver.add(0, &[Buffer::Readable(&sync), Buffer::Writable(100)]);
+    let version = message(TVERSION, &[&8192u32.to_le_bytes(), &string("9P2000.L")]);
+    driver.add(0, &[Buffer::Readable(&version), Buffer::Writable(100)]);
+    assert_eq!([tag(&mut driver), tag(&mut driver)], [10, 1]);
+    // And a reset does.
+    driver.add(0, &[Buffer::Readable(&sync), Buffer::Writable(100)]);
+    driver.initialise(&[128]);
+    open_file(&mut driver);
+}

@@ -10,7 +10,7 @@ use virtio::{Activation, Chain, Device, DeviceKind, EventOps, EventSet, Events, 
 
 use crate::{
     Image,
-    engine::{Engine, Finished, MAX_IN_FLIGHT, Pool},
+    engine::{Engine, Finished, MAX_IN_FLIGHT, THREADS, pool},
     request::{Limits, MAX_RANGE_SECTORS, MAX_RANGES, Request, SECTOR, Status},
     task::{Progress, Task},
 };
@@ -99,7 +99,7 @@ impl Blk {
     ///
     /// As for [`new`](Self::new).
     pub fn without_io_uring(image: Image, id: &str, queues: u16) -> io::Result<Self> {
-        let engine = Engine::Pool(Pool::new(image.as_fd())?);
+        let engine = Engine::Pool(pool(image.as_fd())?);
         Self::with_engine(image, id, queues, engine)
     }
 
@@ -133,7 +133,7 @@ impl Blk {
     pub fn start_threads(&mut self, enter: impl Fn() -> bool + Clone + Send + 'static) -> io::Result<()> {
         match &mut self.engine {
             Engine::Ring(_) => Ok(()),
-            Engine::Pool(pool) => pool.start(enter),
+            Engine::Pool(pool) => pool.start("disk", THREADS, enter),
         }
     }
 

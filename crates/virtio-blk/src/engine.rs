@@ -1,16 +1,21 @@
 //! Who waits for the host's disk: io_uring, or a few threads.
 
-mod pool;
 mod ring;
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
 };
 
 use crate::task::{Progress, Task};
-pub(crate) use pool::Pool;
 pub(crate) use ring::Ring;
+
+/// Threads that carry out tasks, where the host has no io_uring.
+pub(crate) type Pool = virtio::Pool<Task, Finished>;
+
+/// As many threads as requests of one disk that are worth waiting for at once: a disk's own queue is deeper, but
+/// what waits here are flushes, and reads of what is not in the page cache.
+pub(crate) const THREADS: usize = 4;
 
 /// The most requests that wait at once; the driver's others stay in its rings. A request takes at most some
 /// 40 KiB of this process: its pieces of guest memory, twice.
@@ -21,6 +26,15 @@ pub(crate) const MAX_IN_FLIGHT: usize = 128;
 pub(crate) struct Finished {
     pub task: Task,
     pub how: Progress,
+}
+
+/// A pool for a disk, without threads yet.
+pub(crate) fn pool(file: BorrowedFd) -> io::Result<Pool> {
+    let file = file.try_clone_to_owned()?;
+    Pool::new(move |mut task: Task| {
+        let how = task.perform(file.as_fd());
+        Finished { task, how }
+    })
 }
 
 /// Carries out tasks while the device's thread does something else.
@@ -36,7 +50,7 @@ impl Engine {
             Ok(ring) => Ok(Self::Ring(Box::new(ring))),
             Err(e) => {
                 log::info!("no io_uring for a disk ({e}): threads do its work");
-                Pool::new(file).map(Self::Pool)
+                pool(file).map(Self::Pool)
             }
         }
     }

@@ -234,6 +234,27 @@ impl Chain {
         result(unsafe { libc::preadv(file.as_raw_fd(), iov.as_ptr(), iov.len() as libc::c_int, position) })
     }
 
+    /// As [`read_from_file`](Self::read_from_file), but only what the host has in its page cache: it may end
+    /// before what is not there.
+    ///
+    /// # Errors
+    ///
+    /// What `preadv2(2)` returns with `RWF_NOWAIT`; `WouldBlock` when nothing is there, `Unsupported` when the file
+    /// system can't say.
+    pub fn read_from_page_cache(
+        &self,
+        offset: usize,
+        count: usize,
+        file: BorrowedFd,
+        position: u64,
+    ) -> io::Result<usize> {
+        let position = libc::off_t::try_from(position).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let iov = self.iovecs(true, offset, count);
+        let (pieces, flags) = (iov.len() as libc::c_int, libc::RWF_NOWAIT);
+        // SAFETY: as in `read_from_file`.
+        result(unsafe { libc::preadv2(file.as_raw_fd(), iov.as_ptr(), pieces, position, flags) })
+    }
+
     /// Writes at most `count` bytes of the readable part, from `offset`, straight into a file at
     /// `position`. Returns how many bytes went.
     ///

@@ -46,6 +46,7 @@
 mod chain;
 mod device;
 mod mmio;
+mod pool;
 mod queue;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -60,6 +61,7 @@ pub use vmm_sys_util::eventfd::EventFd;
 pub use chain::{Chain, ChainError};
 pub use device::{Activation, Device, DeviceKind};
 pub use mmio::{ACKNOWLEDGE, MMIO_SIZE, NOTIFY_OFFSET, Transport};
+pub use pool::Pool;
 pub use queue::{Queue, QueueError};
 pub use worker::{Stopped, Worker, connect};
 

@@ -7,7 +7,7 @@ use loader::acpi::MmioDevice;
 use ninep::{Limits, Server};
 use rustix::process::{Resource, getrlimit};
 use virtio::{ACKNOWLEDGE, Device, EventFd, MMIO_SIZE, Memory, NOTIFY_OFFSET, Transport};
-use virtio_9p::NineP;
+use virtio_9p::{NewError, NineP};
 use virtio_blk::Blk;
 use virtio_rng::Rng;
 use virtio_vsock::Vsock;
@@ -58,9 +58,15 @@ impl<'a> Devices<'a> {
     fn add_share(&mut self, share: Share, limits: Limits) -> Result<(), Error> {
         let Share { tag, export } = share;
         let kind = if export.is_writable() { ThreadKind::WritableNineP } else { ThreadKind::NineP };
-        let device =
-            NineP::new(&tag, Server::new(export, limits)).map_err(|e| Error::Config(e.to_string()))?;
-        self.add(device, format!("9p-{tag}"), kind)
+        let name = format!("9p-{tag}");
+        let mut device = NineP::new(&tag, Server::new(export, limits)).map_err(|e| match e {
+            NewError::Descriptor(e) => Error::system("eventfd for a share's threads")(e),
+            e => Error::Config(e.to_string()),
+        })?;
+        let seccomp = self.seccomp;
+        let enter = move || !seccomp || confine(kind);
+        device.start_threads(&name, enter).map_err(Error::system("start a share's threads"))?;
+        self.add(device, name, kind)
     }
 
     pub(crate) fn add_disk(&mut self, mut device: Blk) -> Result<(), Error> {

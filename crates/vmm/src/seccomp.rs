@@ -64,6 +64,7 @@ const NINEP: &[c_long] = &[
     SYS_fstatfs,
     SYS_pread64,
     SYS_preadv,
+    SYS_preadv2,
     SYS_lseek,
     SYS_fcntl,
     SYS_dup,

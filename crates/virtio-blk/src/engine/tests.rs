@@ -12,8 +12,8 @@ use crate::{request::Status, task::Task};
 
 /// Both engines on one file; the ring only where this machine has io_uring.
 fn engines(file: &File) -> Vec<Engine> {
-    let mut pool = Pool::new(file.as_fd()).unwrap();
-    pool.start(|| true).unwrap();
+    let mut pool = pool(file.as_fd()).unwrap();
+    pool.start("disk", THREADS, || true).unwrap();
     let mut engines = vec![Engine::Pool(pool)];
     match Ring::new(file.as_fd()) {
         Ok(ring) => engines.push(Engine::Ring(Box::new(ring))),
@@ -85,8 +85,8 @@ fn a_drain_leaves_nothing_behind() {
 #[test]
 fn threads_that_may_not_go_on_leave_the_work_to_the_caller() {
     let file = tempfile::tempfile().unwrap();
-    let mut pool = Pool::new(file.as_fd()).unwrap();
-    pool.start(|| false).unwrap();
+    let mut pool = pool(file.as_fd()).unwrap();
+    pool.start("disk", THREADS, || false).unwrap();
     std::thread::sleep(Duration::from_millis(50));
     let mut engine = Engine::Pool(pool);
     engine.submit(write_task(512));
