@@ -66,7 +66,11 @@ since_exec() {
     /sched_process_exec/ && !start { start = now } $0 ~ want && !found { found = now }
     END { if (!start || !found) exit 1; printf "%.3f\n", (found - start) * 1000 }' $work/trace
 }
-row() { printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4"; }
+# A figure; on stderr for whoever waits.
+row() {
+  printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4"
+  echo "$1: $2: $3 $4" >&2
+}
 minus() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.3f\n", a - b }'; }
 
 measure() {

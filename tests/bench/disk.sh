@@ -77,7 +77,11 @@ traced() {
   grep -v '^#' $trace/trace >$work/trace
   if grep -q bench: $work/out; then cat $work/out >&2; exit 1; fi
 }
-row() { printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4"; }
+# A figure; on stderr for whoever waits.
+row() {
+  printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4"
+  echo "$1: $2: $3 $4" >&2
+}
 
 # times SUBJECT HOW LOAD...: milliseconds of each load, by its number.
 times() {

@@ -97,7 +97,11 @@ counted() {
   echo "!$stop" >$triggers
   echo "!$enable" >$triggers
 }
-row() { printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4"; }
+# A figure; on stderr for whoever waits.
+row() {
+  printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4"
+  echo "$1: $2: $3 $4" >&2
+}
 
 # measure SUBJECT WORK TREE READONLY
 measure() {
