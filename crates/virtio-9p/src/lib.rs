@@ -79,6 +79,8 @@ pub struct NineP {
     under_way: Vec<u16>,
     /// Tflushes, each with the tag of the request that it waits for.
     flushes: Vec<(u16, Chain)>,
+    /// Whether requests were left in the queue because too many are under way.
+    held_up: bool,
     /// Until when writes go to the pool.
     slow_until: Option<Instant>,
     #[cfg(feature = "record")]
@@ -124,6 +126,7 @@ impl NineP {
             pool: pool.map_err(NewError::Descriptor)?,
             under_way: Vec::new(),
             flushes: Vec::new(),
+            held_up: false,
             slow_until: None,
             #[cfg(feature = "record")]
             recording: record::Recording::of(tag),
@@ -205,6 +208,11 @@ impl NineP {
             let written = serve(&self.server, &chain, &mut self.request);
             self.answer(chain, written)?;
         }
+        if std::mem::take(&mut self.held_up)
+            && let Some(queue) = &self.queue
+        {
+            queue.come_back();
+        }
         Ok(())
     }
 
@@ -249,6 +257,11 @@ impl Device for NineP {
         let size = self.queue.as_ref().map_or(0, Queue::size);
         // At most a ring's worth before the worker looks after its other events.
         for _ in 0..size {
+            // A driver of good faith has no more than a ring's worth under way; another puts the same one in for ever.
+            if self.under_way.len() + self.flushes.len() >= usize::from(QUEUE_SIZE) {
+                self.held_up = true;
+                return self.announce();
+            }
             let Some(queue) = &mut self.queue else { return Ok(()) };
             let Some(chain) = queue.pop()? else { return self.announce() };
             self.begin(chain)?;
@@ -268,6 +281,7 @@ impl Device for NineP {
         self.pool.drain();
         self.under_way.clear();
         self.flushes.clear();
+        self.held_up = false;
         // Fails when it was never activated.
         let _ = events.remove(Events::empty(&self.pool));
         self.queue = None;

@@ -1,4 +1,4 @@
-use std::fs;
+use std::{fs, sync::Barrier};
 
 use ninep::{Access, ExportBuilder, Limits};
 use virtio::testing::{Buffer, Driver};
@@ -189,14 +189,23 @@ fn a_read_that_must_wait_is_given_away_and_one_that_need_not_is_served_at_once()
     }
 }
 
-#[test]
-fn a_flush_is_answered_after_what_it_is_about_and_a_session_ends_when_nothing_is_under_way() {
+const TFSYNC: u8 = 50;
+const TFLUSH: u8 = 108;
+
+fn tagged(tag: u16, kind: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut message = message(kind, parts);
+    message[5..7].copy_from_slice(&tag.to_le_bytes());
+    message
+}
+
+/// A device whose threads begin when the gate is opened, and an open file.
+fn start_gated() -> (Driver, Arc<Barrier>, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "x").unwrap();
     let export = ExportBuilder::new().directory_with("/", dir.path(), Access::READ_WRITE).unwrap();
     let server = Server::new(export.open().unwrap(), Limits::default());
     let mut device = NineP::new("t", server).unwrap();
-    // Threads that begin when they are told to.
-    let gate = Arc::new(std::sync::Barrier::new(THREADS + 1));
+    let gate = Arc::new(Barrier::new(THREADS + 1));
     let enter = gate.clone();
     device
         .start_threads("test", move || {
@@ -204,16 +213,14 @@ fn a_flush_is_answered_after_what_it_is_about_and_a_session_ends_when_nothing_is
             true
         })
         .unwrap();
-    fs::write(dir.path().join("file"), "x").unwrap();
     let mut driver = Driver::start(device);
     open_file_with(&mut driver, 2);
-    let tagged = |tag: u16, kind: u8, parts: &[&[u8]]| {
-        let mut message = message(kind, parts);
-        message[5..7].copy_from_slice(&tag.to_le_bytes());
-        message
-    };
-    const TFSYNC: u8 = 50;
-    const TFLUSH: u8 = 108;
+    (driver, gate, dir)
+}
+
+#[test]
+fn a_flush_is_answered_after_what_it_is_about_and_a_session_ends_when_nothing_is_under_way() {
+    let (mut driver, gate, _dir) = start_gated();
     let sync = tagged(10, TFSYNC, &[&1u32.to_le_bytes(), &0u32.to_le_bytes()]);
     let flush = tagged(11, TFLUSH, &[&10u16.to_le_bytes()]);
     let other = tagged(12, TFLUSH, &[&99u16.to_le_bytes()]);
@@ -235,5 +242,28 @@ fn a_flush_is_answered_after_what_it_is_about_and_a_session_ends_when_nothing_is
     // And a reset does.
     driver.add(0, &[Buffer::Readable(&sync), Buffer::Writable(100)]);
     driver.initialise(&[128]);
+    open_file(&mut driver);
+}
+
+#[test]
+fn requests_put_in_without_end_wait_in_the_ring() {
+    let (mut driver, gate, _dir) = start_gated();
+    let sync = tagged(10, TFSYNC, &[&1u32.to_le_bytes(), &0u32.to_le_bytes()]);
+    let head = driver.add(0, &[Buffer::Readable(&sync), Buffer::Writable(100)]);
+    // The same one, more often than a ring has entries: what is beyond them stays where it is.
+    let publish = |driver: &mut Driver, count: u32| (0..count).for_each(|_| driver.publish(0, head));
+    publish(&mut driver, 99);
+    // An answer says that all before it have been taken.
+    let flush = tagged(12, TFLUSH, &[&99u16.to_le_bytes()]);
+    assert_eq!(ask(&mut driver, &flush)[4], TFLUSH + 1);
+    publish(&mut driver, 100);
+    let end = Instant::now() + Duration::from_millis(200);
+    while Instant::now() < end {
+        assert!(driver.used(0).is_none());
+    }
+    gate.wait();
+    for _ in 0..200 {
+        assert_eq!(driver.wait_used(0).head, head);
+    }
     open_file(&mut driver);
 }
