@@ -81,6 +81,9 @@ pub fn distributions(selection: &Selection) -> Result<Tally> {
         return Ok(Tally::default());
     }
     let trees = distributions::fetch()?;
+    if trees.is_empty() {
+        return Ok(Tally::default());
+    }
     let lines = trees.iter().map(|tree| format!("{}\t{}\n", tree.id, tree.path.display()));
     let environment = vec![("NOFEAR_DISTRIBUTIONS".into(), lines.collect::<String>().into())];
     run(&programs, environment, trees.iter().map(|tree| tree.path.clone()).collect())
