@@ -20,10 +20,20 @@ const LIMIT_SECONDS: u64 = 40 * 60;
 const SCRIPT: &str = "failed=0; threads=$1; shift; \
     for line in \"$@\"; do \
         IFS=$'\\t' read -r -a words <<<\"$line\"; \
+        if [ -n \"${folder-}\" ]; then own \"${words[0]}\"; fi; \
         timeout --kill-after=10 900 \"${words[@]}\" --test-threads=\"$threads\"; code=$?; \
         if [ $code = 124 ]; then echo \"${words[0]}: ended after 900 s\" >&2; fi; \
         if [ $code != 0 ]; then failed=1; fi; \
+        if [ -n \"${folder-}\" ]; then rm \"${words[0]}\"; fi; \
     done; exit $failed";
+
+/// Before that, in the emulated host: the product and the tests lie in its memory. What is paged in from outside
+/// while a VM runs waits for QEMU, and has waited for ever.
+const COPY: &str = "folder=$(mktemp -d -p /dev/shm); \
+    for name in NOFEAR NOFEAR_KERNEL NOFEAR_INITRAMFS NOFEAR_EXAMPLE; do \
+        if [ -n \"${!name-}\" ]; then cp \"${!name}\" \"$folder/$name\"; export $name=\"$folder/$name\"; fi; \
+    done; \
+    own() { cp \"$1\" \"$folder/\"; words[0]=$folder/${1##*/}; }; ";
 
 /// A test program, and which of its tests are wanted: all, or those whose names contain one of these.
 struct Program {
@@ -97,9 +107,10 @@ fn run(
 ) -> Result<Tally> {
     let product = Product::build(None)?;
     environment.extend(product.environment());
-    let mut command: Vec<OsString> = ["bash", "-c", SCRIPT, "system"].map(Into::into).into();
     // A VM is slow to emulate: one test at a time. With real KVM the tests share the CPUs.
     let direct = run::kvm_starts_linux();
+    let script = if direct { SCRIPT.to_owned() } else { format!("{COPY}{SCRIPT}") };
+    let mut command: Vec<OsString> = ["bash", "-c", &script, "system"].map(Into::into).into();
     let threads = if direct { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 };
     command.push(threads.to_string().into());
     for Program { path, filters } in programs {
