@@ -27,11 +27,14 @@ const SCRIPT: &str = "failed=0; threads=$1; shift; \
         if [ -n \"${folder-}\" ]; then rm \"${words[0]}\"; fi; \
     done; exit $failed";
 
-/// Before that, in the emulated host: the product and the tests lie in its memory. What is paged in from outside
-/// while a VM runs waits for QEMU, and has waited for ever.
+/// Before that, in the emulated host: the product and the tests lie in its memory. Tests whose
+/// programs were paged in from outside, while VMs ran, came to hang there.
 const COPY: &str = "folder=$(mktemp -d -p /dev/shm); \
     for name in NOFEAR NOFEAR_KERNEL NOFEAR_INITRAMFS NOFEAR_EXAMPLE; do \
-        if [ -n \"${!name-}\" ]; then cp \"${!name}\" \"$folder/$name\"; export $name=\"$folder/$name\"; fi; \
+        if [ -n \"${!name-}\" ]; then \
+            mkdir \"$folder/$name\"; cp \"${!name}\" \"$folder/$name/\"; \
+            export $name=\"$folder/$name/${!name##*/}\"; \
+        fi; \
     done; \
     own() { cp \"$1\" \"$folder/\"; words[0]=$folder/${1##*/}; }; ";
 
