@@ -29,6 +29,16 @@ pub fn ours(variable: &str) -> Option<OsString> {
     value
 }
 
+/// Whether this is root, as a test that mounts must be.
+pub fn may_mount() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        assert!(env::var_os("CI").is_none(), "this test mounts: run it as root");
+        eprintln!("SKIPPED: this test mounts: run it as root");
+    }
+    root
+}
+
 /// The command under test, or nothing when this machine was not made ready for it.
 pub fn nofear() -> Option<Command> {
     ours("NOFEAR").map(Command::new)

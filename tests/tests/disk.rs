@@ -11,7 +11,7 @@ use std::{
 };
 
 use loader::cpio::Writer;
-use nofear_tests::{Ran, ours, output};
+use nofear_tests::{Ran, may_mount, ours, output};
 
 const EIO: i64 = 5;
 
@@ -63,18 +63,9 @@ fn run(mut command: Command, script: &str) -> Vec<BTreeMap<String, Vec<i64>>> {
     runs
 }
 
-fn root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        assert!(env::var_os("CI").is_none(), "this test mounts: run it as root");
-        eprintln!("SKIPPED: this test mounts: run it as root");
-    }
-    root
-}
-
 #[test]
 fn a_full_host_disk_is_an_io_error_and_what_was_written_stays() {
-    let Some((_folder, command)) = guest().filter(|_| root()) else { return };
+    let Some((_folder, command)) = guest().filter(|_| may_mount()) else { return };
     let runs = run(
         command,
         "mkdir host; mount -t tmpfs -o size=6m host host; truncate -s 16M host/image
@@ -101,7 +92,7 @@ fn a_full_host_disk_is_an_io_error_and_what_was_written_stays() {
 
 #[test]
 fn an_error_of_the_hosts_disk_is_an_io_error_where_it_is_and_at_the_flush() {
-    let Some((_folder, command)) = guest().filter(|_| root()) else { return };
+    let Some((_folder, command)) = guest().filter(|_| may_mount()) else { return };
     if !Path::new("/dev/mapper/control").exists() {
         assert!(env::var_os("CI").is_none(), "no device mapper here");
         eprintln!("SKIPPED: no device mapper here");

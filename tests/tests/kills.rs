@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nofear_tests::{Home, Ran, output, start};
+use nofear_tests::{Home, Ran, may_mount, output, start};
 
 /// How long until something is said, where all is emulated.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -232,14 +232,14 @@ fn shell(command: &str) -> String {
     try_shell(command).ok().text().trim_end().to_owned()
 }
 
-/// Root, or the test is skipped.
-fn can_mount() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        assert!(env::var_os("CI").is_none(), "this test mounts: run it as root");
-        eprintln!("SKIPPED: this test mounts: run it as root");
+/// Rounds in which what is below the disk fails, too.
+fn fail_and_kill(home: &Home, below: &dyn Below) {
+    let mut trial = Trial::new(home);
+    for round in 0..kills(2) {
+        trial.round(round, Some(below));
     }
-    root
+    assert!(trial.errors > 0, "no guest was told of an error");
+    trial.end();
 }
 
 /// A disk of the host that another file fills.
@@ -272,14 +272,9 @@ impl Drop for Full<'_> {
 #[test]
 fn a_full_disk_of_the_host_and_a_kill_lose_nothing_that_was_synced() {
     let home = Home::new();
-    let Some(_) = home.nofear(["-l"]).filter(|_| can_mount()) else { return };
+    let Some(_) = home.nofear(["-l"]).filter(|_| may_mount()) else { return };
     let full = Full::new(home.path());
-    let mut trial = Trial::new(&home);
-    for round in 0..kills(2) {
-        trial.round(round, Some(&full));
-    }
-    assert!(trial.errors > 0, "no guest was told of an error");
-    trial.end();
+    fail_and_kill(&home, &full);
 }
 
 /// A disk of the host that loses its cable: from one moment on all that it is asked for fails.
@@ -353,17 +348,12 @@ impl Drop for Broken<'_> {
 #[test]
 fn a_disk_of_the_host_that_breaks_and_a_kill_lose_nothing_that_was_synced() {
     let home = Home::new();
-    let Some(_) = home.nofear(["-l"]).filter(|_| can_mount()) else { return };
+    let Some(_) = home.nofear(["-l"]).filter(|_| may_mount()) else { return };
     if !Path::new("/dev/mapper/control").exists() {
         assert!(env::var_os("CI").is_none(), "no device mapper here");
         eprintln!("SKIPPED: no device mapper here");
         return;
     }
     let broken = Broken::new(home.path());
-    let mut trial = Trial::new(&home);
-    for round in 0..kills(2) {
-        trial.round(round, Some(&broken));
-    }
-    assert!(trial.errors > 0, "no guest was told of an error");
-    trial.end();
+    fail_and_kill(&home, &broken);
 }

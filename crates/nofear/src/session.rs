@@ -24,7 +24,7 @@ use rustix::time::Timespec;
 
 use crate::control::server::{Server, Wish};
 use crate::frames::{Connection, Received};
-use crate::signals::Signals;
+use crate::signals::{Insistence, Signals};
 use crate::software::SoftwareWatch;
 use crate::streams::{Event, Inbox, Pumps, Standard};
 use crate::terminal::{self, Terminal};
@@ -55,13 +55,6 @@ const LONG_START: Duration = Duration::from_secs(30);
 
 /// How long a guest that keeps something may take to write it back and power off.
 const PARTING: Duration = Duration::from_secs(60);
-
-/// This many SIGINT or SIGTERM, each within [`INSIST_WITHIN`] of the one before, end the VM and not only the
-/// command.
-const INSIST: u32 = 3;
-
-/// See [`INSIST`].
-const INSIST_WITHIN: Duration = Duration::from_secs(2);
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +149,7 @@ impl Session<'_> {
             deadline: Some(Instant::now() + LONG_START),
             stop: None,
             warnings: 0,
-            insistence: (0, None),
+            insistence: Insistence::default(),
         };
         let result = conversation.conduct();
         let is_agent_there = conversation.control.is_some() && conversation.vm_ended.is_none();
@@ -209,8 +202,7 @@ struct Conversation<'a> {
     deadline: Option<Instant>,
     stop: Option<Stop>,
     warnings: u32,
-    /// How many SIGINT or SIGTERM came in quick succession, and when the last one did.
-    insistence: (u32, Option<Instant>),
+    insistence: Insistence,
 }
 
 impl Conversation<'_> {
@@ -412,7 +404,7 @@ impl Conversation<'_> {
             (_, State::Ended(end)) => Ok(Some(Ending::Command(end))),
             (_, State::Booting | State::Starting) => Ok(Some(Ending::Signal(signal))),
             (_, State::Running) => {
-                if self.insists(signal) {
+                if self.insistence.grows(signal) {
                     return Ok(Some(Ending::Signal(signal)));
                 }
                 let number = u8::try_from(signal.as_raw()).context("pass a signal on")?;
@@ -420,19 +412,6 @@ impl Conversation<'_> {
                 Ok(None)
             }
         }
-    }
-
-    /// Whether this signal is one of several that ask for the end of a command that does not end.
-    fn insists(&mut self, signal: Signal) -> bool {
-        if !matches!(signal, Signal::INT | Signal::TERM) {
-            return false;
-        }
-        let now = Instant::now();
-        let (count, last) = &mut self.insistence;
-        let quick = last.is_some_and(|last| now.duration_since(last) < INSIST_WITHIN);
-        *count = if quick { *count + 1 } else { 1 };
-        *last = Some(now);
-        *count >= INSIST
     }
 
     fn on_event(&mut self, event: Event) -> anyhow::Result<()> {

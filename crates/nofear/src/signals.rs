@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::process::Signal;
@@ -11,6 +12,13 @@ use crate::sys;
 /// Those that are passed on to the command in the VM, the size of the terminal, and the return from a stop.
 const HANDLED: [Signal; 6] =
     [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::WINCH, Signal::CONT];
+
+/// This many SIGINT or SIGTERM, each within [`INSIST_WITHIN`] of the one before, end more than the command that they
+/// ask to end.
+const INSIST: u32 = 3;
+
+/// See [`INSIST`].
+const INSIST_WITHIN: Duration = Duration::from_secs(2);
 
 /// The bytes of a `signalfd_siginfo`; its first four are the signal's number (signalfd(2)).
 const RECORD: usize = 128;
@@ -54,6 +62,27 @@ impl Signals {
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// How urgently somebody asks for the end of a command that does not end.
+#[derive(Debug, Default)]
+pub struct Insistence {
+    count: u32,
+    last: Option<Instant>,
+}
+
+impl Insistence {
+    /// Whether this signal is one of several in quick succession.
+    pub fn grows(&mut self, signal: Signal) -> bool {
+        if !matches!(signal, Signal::INT | Signal::TERM) {
+            return false;
+        }
+        let now = Instant::now();
+        let quick = self.last.is_some_and(|last| now.duration_since(last) < INSIST_WITHIN);
+        self.count = if quick { self.count + 1 } else { 1 };
+        self.last = Some(now);
+        self.count >= INSIST
     }
 }
 

@@ -216,11 +216,11 @@ impl Chain {
     }
 
     /// Reads at most `count` bytes of a file, from `position`, straight into the writable part at
-    /// `offset`: one `preadv`, no copy. Returns how many bytes came.
+    /// `offset`: one system call, no copy. Returns how many bytes came.
     ///
     /// # Errors
     ///
-    /// What `preadv(2)` returns.
+    /// What `preadv2(2)` returns.
     pub fn read_from_file(
         &self,
         offset: usize,
@@ -228,10 +228,7 @@ impl Chain {
         file: BorrowedFd,
         position: u64,
     ) -> io::Result<usize> {
-        let position = libc::off_t::try_from(position).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let iov = self.iovecs(true, offset, count);
-        // SAFETY: every iovec lies in a mapping of guest memory, which `self.memory` keeps alive.
-        result(unsafe { libc::preadv(file.as_raw_fd(), iov.as_ptr(), iov.len() as libc::c_int, position) })
+        self.read(offset, count, file, position, 0)
     }
 
     /// As [`read_from_file`](Self::read_from_file), but only what the host has in its page cache: it may end
@@ -248,10 +245,24 @@ impl Chain {
         file: BorrowedFd,
         position: u64,
     ) -> io::Result<usize> {
+        self.read(offset, count, file, position, libc::RWF_NOWAIT).map_err(|e| match e.raw_os_error() {
+            Some(libc::EOPNOTSUPP) => io::ErrorKind::Unsupported.into(),
+            _ => e,
+        })
+    }
+
+    fn read(
+        &self,
+        offset: usize,
+        count: usize,
+        file: BorrowedFd,
+        position: u64,
+        flags: libc::c_int,
+    ) -> io::Result<usize> {
         let position = libc::off_t::try_from(position).map_err(|_| io::ErrorKind::InvalidInput)?;
         let iov = self.iovecs(true, offset, count);
-        let (pieces, flags) = (iov.len() as libc::c_int, libc::RWF_NOWAIT);
-        // SAFETY: as in `read_from_file`.
+        let pieces = iov.len() as libc::c_int;
+        // SAFETY: every iovec lies in a mapping of guest memory, which `self.memory` keeps alive.
         result(unsafe { libc::preadv2(file.as_raw_fd(), iov.as_ptr(), pieces, position, flags) })
     }
 

@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::time::{Duration, Instant};
 
 use agent_proto::End;
 use anyhow::{Context, anyhow, bail};
@@ -16,17 +15,10 @@ use super::client::{Channel, Vm};
 use super::protocol::{self, Ask, StreamName, ToCommand};
 use crate::environment::{Variable, environment};
 use crate::session::Ending;
-use crate::signals::Signals;
+use crate::signals::{Insistence, Signals};
 use crate::streams::{self, Inbox, Pumps, Standard, StandardStreams, inbox};
 use crate::terminal::{self, Terminal};
 use crate::{exit, user};
-
-/// This many SIGINT or SIGTERM, each within [`INSIST_WITHIN`] of the one before, end this program and not only ask
-/// the command to.
-const INSIST: u32 = 3;
-
-/// See [`INSIST`].
-const INSIST_WITHIN: Duration = Duration::from_secs(2);
 
 /// Options of `exec`.
 #[derive(Debug, Args)]
@@ -96,7 +88,7 @@ fn try_run(args: ExecArgs) -> anyhow::Result<u8> {
         lost_output: None,
         started: false,
         end: None,
-        insistence: (0, None),
+        insistence: Insistence::default(),
     };
     let result = conversation.conduct();
     terminal::restore();
@@ -119,7 +111,7 @@ struct Conversation {
     lost_output: Option<anyhow::Error>,
     started: bool,
     end: Option<End>,
-    insistence: (u32, Option<Instant>),
+    insistence: Insistence,
 }
 
 impl Conversation {
@@ -227,26 +219,13 @@ impl Conversation {
             },
             // Only its output is open.
             (_, Some(end)) => return Ok(Some(Ending::Command(end))),
-            _ if !self.started || self.insists(signal) => return Ok(Some(Ending::Signal(signal))),
+            _ if !self.started || self.insistence.grows(signal) => return Ok(Some(Ending::Signal(signal))),
             _ => ToCommand::Signal(u8::try_from(signal.as_raw()).context("pass a signal on")?),
         };
         if let Some(channel) = &mut self.channel {
             channel.send(&message)?;
         }
         Ok(None)
-    }
-
-    /// Whether this signal is one of several that ask for the end of a command that does not end.
-    fn insists(&mut self, signal: Signal) -> bool {
-        if !matches!(signal, Signal::INT | Signal::TERM) {
-            return false;
-        }
-        let now = Instant::now();
-        let (count, last) = &mut self.insistence;
-        let quick = last.is_some_and(|last| now.duration_since(last) < INSIST_WITHIN);
-        *count = if quick { *count + 1 } else { 1 };
-        *last = Some(now);
-        *count >= INSIST
     }
 
     fn on_pump(&mut self, event: streams::Event) {

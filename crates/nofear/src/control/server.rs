@@ -25,6 +25,10 @@ mod tests;
 /// The most clients at a time.
 const MAX_CLIENTS: usize = 32;
 
+/// The most commands that have not come to their end, whether who asked for them is still there or not: a guest that
+/// never ends one, or leaves out a stream, must not make this process grow.
+const MAX_COMMANDS: usize = 1024;
+
 /// The most bytes taken from a client before anything else gets its turn.
 const TURN: usize = 1 << 20;
 
@@ -188,6 +192,10 @@ impl Server {
             Ask::Stop { force } => {
                 wishes.push(Wish::Stop { force });
                 client.tell(&Event::Stopping, None)
+            }
+            Ask::Exec(_) if self.commands.len() >= MAX_COMMANDS => {
+                let text = format!("{MAX_COMMANDS} commands have not come to their end");
+                client.tell(&Event::Error { text }, None)
             }
             Ask::Exec(exec) => {
                 let command = CommandId(self.next_command);

@@ -213,3 +213,32 @@ fn what_can_not_be_started_says_why_and_a_stop_is_passed_on() {
     drop(served);
     assert_eq!(line(&mut client), "");
 }
+
+#[test]
+fn a_guest_that_ends_no_command_does_not_make_this_process_grow() {
+    let mut served = Served::new();
+    let request = "{\"version\":1,\"request\":\"exec\",\"argv\":[]}\n";
+    // Beside the hang-up of the one before.
+    let runs = |wishes: &[Wish]| {
+        wishes.iter().any(|wish| matches!(wish, Wish::Tell(run) if matches!(**run, ToAgent::Run(_))))
+    };
+    for _ in 0..MAX_COMMANDS {
+        let (client, wishes) = served.say(request);
+        assert!(runs(&wishes));
+        drop(client);
+    }
+    let (mut client, wishes) = served.say(request);
+    assert!(!runs(&wishes) && line(&mut client).contains("1024 commands have not come to their end"));
+    // One of them ends, and there is room.
+    let pair = || UnixStream::pair().unwrap().0;
+    for stream in [Stream::Stdin, Stream::Stdout, Stream::Stderr] {
+        served.server.on_stream(FIRST, stream, pair()).unwrap();
+    }
+    assert!(served.server.on_message(&FromAgent::NotStarted {
+        command: FIRST,
+        step: Step::Execute,
+        errno: 2
+    }));
+    let (_client, wishes) = served.say(request);
+    assert!(runs(&wishes));
+}
