@@ -60,7 +60,7 @@ pub use vmm_sys_util::eventfd::EventFd;
 
 pub use chain::{Chain, ChainError};
 pub use device::{Activation, Device, DeviceKind};
-pub use mmio::{ACKNOWLEDGE, MMIO_SIZE, NOTIFY_OFFSET, Transport};
+pub use mmio::{ACKNOWLEDGE, MMIO_SIZE, NOTIFY_OFFSET, Transport, Window, Windows};
 pub use pool::Pool;
 pub use queue::{Queue, QueueError};
 pub use worker::{Stopped, Worker, connect};

@@ -1,9 +1,11 @@
 //! The virtio-mmio transport (virtio 1.2, 4.2.2): a device's registers, as the vCPUs see them.
 
+mod window;
+
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
         mpsc::{SyncSender, sync_channel},
     },
@@ -22,6 +24,7 @@ use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::{Activation, DeviceKind, Memory, Queue, worker::Command};
+pub use window::{Window, Windows};
 
 /// The size of a device's register window, in bytes.
 pub const MMIO_SIZE: u64 = 0x1000;
@@ -69,6 +72,7 @@ pub struct Transport {
     commands: Option<SyncSender<Command>>,
     wake: EventFd,
     state: State,
+    window: Option<Arc<Window>>,
 }
 
 /// What the driver has written: plain data.
@@ -113,7 +117,41 @@ impl Transport {
             commands: Some(setup.commands),
             wake: setup.wake,
             state: State::new(queues),
+            window: None,
         }
+    }
+
+    /// Keeps in `window` what the guest would [`read`](Self::read), so that it can read there, from now on.
+    ///
+    /// With one difference: InterruptStatus always says that buffers were used. A driver that is interrupted then
+    /// looks at its rings, as it would anyway, and the device need not know that it did.
+    pub fn show(&mut self, window: Window) {
+        let window = Arc::new(window);
+        for register in [
+            VIRTIO_MMIO_MAGIC_VALUE,
+            VIRTIO_MMIO_VERSION,
+            VIRTIO_MMIO_DEVICE_ID,
+            VIRTIO_MMIO_VENDOR_ID,
+            VIRTIO_MMIO_SHM_LEN_LOW,
+            VIRTIO_MMIO_SHM_LEN_HIGH,
+            VIRTIO_MMIO_SHM_BASE_LOW,
+            VIRTIO_MMIO_SHM_BASE_HIGH,
+        ] {
+            window.set(register, self.register(register));
+        }
+        window.set_config(&self.config);
+        self.interrupt.show(window.clone());
+        self.window = Some(window);
+        self.refresh();
+    }
+
+    /// Shows what a write may have changed.
+    fn refresh(&self) {
+        let Some(window) = &self.window else { return };
+        for register in [VIRTIO_MMIO_DEVICE_FEATURES, VIRTIO_MMIO_QUEUE_NUM_MAX, VIRTIO_MMIO_QUEUE_READY] {
+            window.set(register, self.register(register));
+        }
+        self.interrupt.show_status(self.state.status);
     }
 
     /// Signalled when the driver is to be interrupted; for an edge-triggered line.
@@ -166,6 +204,7 @@ impl Transport {
     pub fn write(&mut self, offset: u64, data: &[u8]) {
         if let (Ok(register), Ok(value)) = (u32::try_from(offset), data.try_into()) {
             self.set_register(register, u32::from_le_bytes(value));
+            self.refresh();
         }
     }
 
@@ -338,12 +377,41 @@ struct Line {
     status: AtomicU32,
     /// DEVICE_NEEDS_RESET or zero, part of Status.
     needs_reset: AtomicU32,
+    /// Where the guest reads this, and the rest of Status.
+    shown: Mutex<(Option<Arc<Window>>, u32)>,
 }
 
 impl Interrupt {
     pub(crate) fn new() -> io::Result<Self> {
         let line = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        Ok(Self(Arc::new(Line { line, status: AtomicU32::new(0), needs_reset: AtomicU32::new(0) })))
+        Ok(Self(Arc::new(Line {
+            line,
+            status: AtomicU32::new(0),
+            needs_reset: AtomicU32::new(0),
+            shown: Mutex::default(),
+        })))
+    }
+
+    fn show(&self, window: Arc<Window>) {
+        self.0.shown.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(window);
+    }
+
+    /// Shows the driver's part of Status, with the device's, and why it interrupts.
+    fn show_status(&self, status: u32) {
+        self.refresh(Some(status));
+    }
+
+    fn refresh(&self, status: Option<u32>) {
+        // Both the vCPUs and the device come here: the lock puts them in an order.
+        let mut shown = self.0.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(status) = status {
+            shown.1 = status;
+        }
+        if let (Some(window), status) = &*shown {
+            window.set(VIRTIO_MMIO_STATUS, status | self.0.needs_reset.load(Ordering::Acquire));
+            let why = self.0.status.load(Ordering::Acquire) | VIRTIO_MMIO_INT_VRING;
+            window.set(VIRTIO_MMIO_INTERRUPT_STATUS, why);
+        }
     }
 
     /// InterruptStatus, for a driver that reads it. That buffers were used is told once: a driver looks at its
@@ -366,6 +434,9 @@ impl Interrupt {
 
     fn raise(&self, why: u32) {
         self.0.status.fetch_or(why, Ordering::AcqRel);
+        if why != VIRTIO_MMIO_INT_VRING {
+            self.refresh(None);
+        }
         // Fails only when the counter is full, and then the line is raised anyway.
         let _ = self.0.line.write(1);
     }

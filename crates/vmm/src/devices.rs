@@ -6,7 +6,7 @@ use kvm_ioctls::{IoEventAddress, VmFd};
 use loader::acpi::MmioDevice;
 use ninep::{Limits, Server};
 use rustix::process::{Resource, getrlimit};
-use virtio::{ACKNOWLEDGE, Device, EventFd, MMIO_SIZE, Memory, NOTIFY_OFFSET, Transport};
+use virtio::{ACKNOWLEDGE, Device, EventFd, MMIO_SIZE, Memory, NOTIFY_OFFSET, Transport, Windows};
 use virtio_9p::{NewError, NineP};
 use virtio_blk::Blk;
 use virtio_rng::Rng;
@@ -27,6 +27,8 @@ pub(crate) struct Devices<'a> {
     seccomp: bool,
     /// Takes the guest's acknowledgements of interrupts, for nobody.
     swallow: EventFd,
+    /// What the guest reads of the devices' registers.
+    windows: Option<Windows>,
     pub transports: Vec<Transport>,
     pub workers: Workers,
 }
@@ -45,9 +47,23 @@ impl Workers {
 }
 
 impl<'a> Devices<'a> {
-    pub(crate) fn new(vm: &'a VmFd, memory: &'a Memory, seccomp: bool) -> Result<Self, Error> {
+    /// `windows` are those of as many devices as will be added.
+    pub(crate) fn new(
+        vm: &'a VmFd,
+        memory: &'a Memory,
+        windows: Option<Windows>,
+        seccomp: bool,
+    ) -> Result<Self, Error> {
         let swallow = EventFd::new(EFD_CLOEXEC).map_err(Error::system("eventfd for interrupts"))?;
-        Ok(Self { vm, memory, seccomp, swallow, transports: Vec::new(), workers: Workers::default() })
+        Ok(Self {
+            vm,
+            memory,
+            seccomp,
+            swallow,
+            windows,
+            transports: Vec::new(),
+            workers: Workers::default(),
+        })
     }
 
     pub(crate) fn add_shares(&mut self, shares: Vec<Share>) -> Result<(), Error> {
@@ -104,8 +120,11 @@ impl<'a> Devices<'a> {
 
     fn add<D: Device + 'static>(&mut self, device: D, name: String, kind: ThreadKind) -> Result<(), Error> {
         let index = self.transports.len();
-        let (transport, worker) =
+        let (mut transport, worker) =
             virtio::connect(device, self.memory.clone()).map_err(Error::system("eventfd for a device"))?;
+        if let Some(window) = self.windows.as_ref().and_then(|windows| windows.window(index)) {
+            transport.show(window);
+        }
         self.vm
             .register_irqfd(transport.interrupt(), FIRST_GSI + index as u32)
             .map_err(Error::kvm("KVM_IRQFD"))?;

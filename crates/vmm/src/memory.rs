@@ -2,14 +2,14 @@
 
 use std::{io, ptr, sync::Arc};
 
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::VmFd;
-use virtio::Memory;
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, VmFd};
+use virtio::{Memory, Windows};
 use vm_memory::{
     Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, mmap::MmapRegionBuilder,
 };
 
-use crate::Error;
+use crate::{Error, bus::MMIO_BASE};
 
 /// Huge pages are 2 MiB; memory that starts at a multiple of that takes far fewer nested page faults.
 const HUGE_PAGE: usize = 2 << 20;
@@ -52,6 +52,11 @@ impl GuestRam {
         &self.memory
     }
 
+    /// How many of KVM's memory slots it takes, from the first.
+    pub(crate) fn slots(&self) -> u32 {
+        self.mappings.len() as u32
+    }
+
     /// Gives the memory to a KVM VM.
     pub(crate) fn register(&self, vm: &VmFd) -> Result<(), Error> {
         for (slot, (region, mapping)) in (0..).zip(self.memory.iter().zip(&self.mappings)) {
@@ -67,6 +72,27 @@ impl GuestRam {
         }
         Ok(())
     }
+}
+
+/// Lets the guest read the registers of `count` devices without an exit: memory that it can't write, in the KVM
+/// slot of this number. Nothing where KVM has no such memory: then reads are exits.
+///
+/// What is returned must outlive the VM.
+pub(crate) fn show_windows(vm: &VmFd, slot: u32, count: usize) -> Result<Option<Windows>, Error> {
+    if !vm.check_extension(Cap::ReadonlyMem) {
+        return Ok(None);
+    }
+    let windows = Windows::new(count).map_err(Error::system("memory for the devices' registers"))?;
+    let region = kvm_userspace_memory_region {
+        slot,
+        flags: KVM_MEM_READONLY,
+        guest_phys_addr: MMIO_BASE,
+        memory_size: windows.size() as u64,
+        userspace_addr: windows.address() as u64,
+    };
+    // SAFETY: the range is mapped for as long as the VM: the caller keeps it.
+    unsafe { vm.set_user_memory_region(region) }.map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION"))?;
+    Ok(Some(windows))
 }
 
 impl Drop for GuestRam {

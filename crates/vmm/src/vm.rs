@@ -8,6 +8,7 @@ use std::sync::{
 
 use kvm_ioctls::VmFd;
 use loader::{Boot, acpi, entry};
+use virtio::Windows;
 
 use crate::{
     Console, Error, Exit, Policy, Resources, ThreadKind,
@@ -16,7 +17,7 @@ use crate::{
     console::{Ring, SerialPort},
     cpu::{Cpu, Start},
     devices::{Devices, Workers},
-    memory::GuestRam,
+    memory::{self, GuestRam},
     vcpu::{self, Running, Vcpu},
 };
 
@@ -49,6 +50,7 @@ pub struct Vm {
     bus: Option<Arc<Bus>>,
     workers: Workers,
     _vm: VmFd,
+    _windows: Option<Windows>,
     _ram: GuestRam,
 }
 
@@ -100,7 +102,11 @@ impl Vm {
         let serial = SerialPort::new(ring.clone(), console)?;
         vm.register_irqfd(serial.interrupt(), SERIAL_GSI).map_err(Error::kvm("KVM_IRQFD"))?;
 
-        let mut devices = Devices::new(&vm, ram.memory(), policy.seccomp)?;
+        // Beside those that were asked for: entropy.
+        let count =
+            shares.len() + disks.len() + usize::from(vsock.is_some()) + usize::from(network.is_some()) + 1;
+        let windows = memory::show_windows(&vm, ram.slots(), count)?;
+        let mut devices = Devices::new(&vm, ram.memory(), windows.clone(), policy.seccomp)?;
         devices.add_shares(shares)?;
         disks.into_iter().try_for_each(|disk| devices.add_disk(disk))?;
         if let Some(vsock) = vsock {
@@ -169,6 +175,7 @@ impl Vm {
             bus: Some(bus),
             workers,
             _vm: vm,
+            _windows: windows,
             _ram: ram,
         })
     }

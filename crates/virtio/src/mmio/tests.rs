@@ -172,3 +172,51 @@ fn any_register_access_is_survived() {
         prop_assert_eq!(driver.request(0, &[Buffer::Readable(b"x"), Buffer::Writable(1)]).written, b"x");
     });
 }
+
+#[test]
+fn a_window_reads_as_the_registers_do_whatever_is_written() {
+    let mut driver = echo();
+    let windows = super::Windows::new(3).unwrap();
+    assert!(windows.window(3).is_none());
+    driver.transport.show(windows.window(1).unwrap());
+    let shown = windows.window(1).unwrap();
+    let same = |driver: &mut Driver, what: &str| {
+        for register in (0..0x110).step_by(4).filter(|&register| register != VIRTIO_MMIO_INTERRUPT_STATUS) {
+            let (mut read, mut seen) = ([0; 4], [0; 4]);
+            driver.transport.read(register.into(), &mut read);
+            shown.read(register as usize, &mut seen);
+            assert_eq!(read, seen, "{what}: register {register:#x}");
+        }
+    };
+    same(&mut driver, "running");
+    // Every register with values of all kinds, among them those that reset the device and start it.
+    let mut random: u32 = 1;
+    for round in 0..5000 {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let value = if round % 2 == 0 { random >> 28 } else { random };
+        let register = (random >> 8) % 0x44 * 4;
+        // Memory is the guest's business: an address there would be a ring.
+        if register != VIRTIO_MMIO_STATUS || value & 4 == 0 {
+            driver.set(register, value);
+        }
+        same(&mut driver, &format!("{value:#x} written to {register:#x}"));
+    }
+    driver.initialise(&[16, 16]);
+    same(&mut driver, "started again");
+    // The device's part of Status, and why it interrupts.
+    driver.publish(0, 999);
+    driver.wait_needs_reset();
+    let mut seen = [0; 4];
+    shown.read(VIRTIO_MMIO_INTERRUPT_STATUS as usize, &mut seen);
+    assert_eq!(u32::from_le_bytes(seen), 3);
+    same(&mut driver, "broken");
+    driver.set(VIRTIO_MMIO_INTERRUPT_ACK, 2);
+    shown.read(VIRTIO_MMIO_INTERRUPT_STATUS as usize, &mut seen);
+    assert_eq!(u32::from_le_bytes(seen), 1);
+    driver.initialise(&[16, 16]);
+    same(&mut driver, "mended");
+    let (mut first, mut last) = ([0xff; 4], [0xff; 4]);
+    windows.window(0).unwrap().read(0, &mut first);
+    windows.window(2).unwrap().read(0xffc, &mut last);
+    assert_eq!((first, last), ([0; 4], [0; 4]), "the neighbours");
+}
