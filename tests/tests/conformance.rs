@@ -239,9 +239,10 @@ fn attributes() {
             .map_err(Into::into)
             .and_then(|d| rustix::fs::ftruncate(d, 0).map_err(io::Error::from)),
     );
-    // Whole seconds from 1970 on: what Linux's client lets through.
-    for sec in [0, 1, 1_000_000_000, 4_000_000_000] {
-        let time = rustix::fs::Timespec { tv_sec: sec, tv_nsec: 0 };
+    for (sec, nsec) in
+        [(0, 0), (1, 999_999_999), (1_000_000_000, 1), (4_000_000_000, 123_456_789), (-1, 500_000_000)]
+    {
+        let time = rustix::fs::Timespec { tv_sec: sec, tv_nsec: nsec };
         let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
         say("set times", rustix::fs::utimensat(CWD, "f", &times, AtFlags::empty()).map_err(Into::into));
         say("they are", fs::metadata("f").map(|m| (m.mtime(), m.mtime_nsec(), m.atime(), m.atime_nsec())));
