@@ -1,6 +1,6 @@
 /*
- * The guest of `cargo xtask bench files`: an init that mounts the trees /usr ("usr") and /tree ("tree", or "rw"
- * to write in) over 9P, does the work that `bench=NAME` on the kernel's command line names, once cold and once
+ * The guest of `cargo xtask bench files`: an init that mounts the trees /usr and /tree over 9P, or over virtio-fs
+ * if the kernel's command line says `virtiofs`, does the work that `bench=NAME` there names, once cold and once
  * warm, and powers off. CPUID with a leaf of its own, which always leaves the guest, marks each beginning and
  * end in the host's trace (kvm:kvm_cpuid), whatever VMM runs it. If anything fails it ends without the marks.
  *
@@ -215,10 +215,12 @@ static void make(const char *directory)
 	}
 }
 
+static int virtiofs;
+
 static void mount_tree(const char *tag, const char *at, unsigned long flags, const char *options)
 {
 	mkdir(at, 0755);
-	check(mount(tag, at, "9p", flags, options) == 0, at);
+	check(mount(tag, at, virtiofs ? "virtiofs" : "9p", flags, virtiofs ? 0 : options) == 0, at);
 }
 
 int main(int count, char **arguments)
@@ -235,6 +237,7 @@ int main(int count, char **arguments)
 	check(mount("tmp", "/tmp", "tmpfs", 0, 0) == 0, "/tmp");
 	int file = open("/proc/cmdline", O_RDONLY);
 	check(read(file, line, sizeof line - 1) > 0, "/proc/cmdline");
+	virtiofs = strstr(line, "virtiofs") != 0;
 	char *name = strstr(line, "bench=");
 	check(name != 0, "bench=");
 	name += strlen("bench=");

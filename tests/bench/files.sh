@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs in the emulated host that counts instructions (`cargo xtask bench files`): one guest does the same work on
-# trees that nofear's VMM and QEMU microvm serve over 9P, and prints one line a figure: subject, what, value,
-# unit, between tabs.
+# trees that nofear's VMM and QEMU microvm serve over 9P, and virtiofsd beside QEMU where there is one. It prints one
+# line a figure: subject, what, value, unit, between tabs.
 #
 # Everything lies in a tmpfs, since a wait for the outside would count. Each guest runs once before it is
 # measured, so that "cold" is the guest's cache and not the host's. What is traced costs instructions itself:
@@ -19,8 +19,11 @@ cp "$NOFEAR_KERNEL" $work/vmlinux
 cp "$BENCH_FILES/files.cpio" $work/
 qemu=$(command -v qemu-system-x86_64 || true)
 [[ -z $qemu ]] || cp "$qemu" $work/qemu
+for binary in ${qemu:+/usr/lib/qemu/virtiofsd /usr/libexec/virtiofsd}; do
+  [[ ! -x $binary ]] || cp "$binary" $work/virtiofsd
+done
 libraries() { { ldd "$@" || true; } | awk '$3 ~ /^\// { print $3 } $1 ~ /^\// { print $1 }' | sed 's/:$//' | sort -u; }
-for binary in $work/vmm ${qemu:+$work/qemu}; do libraries "$binary" | xargs -r cp -Lut $work/lib; done
+for binary in $work/vmm ${qemu:+$work/qemu} $work/virtiofsd; do libraries "$binary" | xargs -r cp -Lut $work/lib; done
 [[ -z $qemu ]] || cp -L /usr/share/qemu/bios-microvm.bin /usr/share/qemu/qboot.rom /usr/share/qemu/linuxboot_dma.bin \
   $work/firmware/ 2>/dev/null || true
 
@@ -49,32 +52,57 @@ nofear() {
   [[ $3 == on ]] || access=,rw
   ./vmm vmlinux files.cpio "bench=$1" usr=$work/usr "tree=$work/$2$access"
 }
-qemu() {
-  local at=$work/$2
-  ./qemu -L firmware -M microvm,accel=kvm,x-option-roms=off,pit=off,pic=off,rtc=off,isa-serial=off -cpu host -smp 1 \
+# microvm LINE MACHINE ARGUMENT...
+microvm() {
+  ./qemu -L firmware -M "microvm,accel=kvm,x-option-roms=off,pit=off,pic=off,rtc=off,isa-serial=off$2" -cpu host -smp 1 \
     -m 512 -nodefaults -no-user-config -display none -no-reboot -kernel vmlinux -initrd files.cpio \
-    -append "$line bench=$1" \
+    -append "$line $1" "${@:3}"
+}
+qemu() {
+  microvm "bench=$1" "" \
     -fsdev local,id=usr,path=$work/usr,security_model=none,readonly=on -device virtio-9p-device,fsdev=usr,mount_tag=usr \
-    -fsdev "local,id=tree,path=$at,security_model=none,readonly=$3" -device virtio-9p-device,fsdev=tree,mount_tag=tree
+    -fsdev "local,id=tree,path=$work/$2,security_model=none,readonly=$3" -device virtio-9p-device,fsdev=tree,mount_tag=tree
+}
+# serve TAG TREE CACHE: by a virtiofsd of its own, which ends with its connection.
+serve() {
+  rm -f "$1.sock"
+  ./virtiofsd "--socket-path=$1.sock" --thread-pool-size=0 -o "source=$work/$2,cache=$3" &
+  servers+=($!)
+  arguments+=(-chardev "socket,id=$1,path=$1.sock" -device "vhost-user-fs-device,chardev=$1,tag=$1")
+  until [[ -S $1.sock ]]; do sleep 0.1; done
+}
+# What the 9P mounts keep, it keeps.
+virtiofsd() {
+  local servers=() arguments=(-object "memory-backend-memfd,id=memory,size=512M,share=on") cache=always
+  [[ $3 == on ]] || cache=auto
+  serve usr usr always
+  serve tree "$2" $cache
+  microvm "bench=$1 virtiofs" ",memory-backend=memory" "${arguments[@]}"
+  wait "${servers[@]}"
 }
 
-echo 0 >$trace/tracing_on
-echo mono >$trace/trace_clock
-echo 32768 >$trace/buffer_size_kb
-echo 'function >= 0x4e4f4600 && function <= 0x4e4f46ff' >$trace/events/kvm/kvm_cpuid/filter
+# The guest's marks have a buffer of their own, so that nothing crowds them out, and so has each event that is counted.
+# instance NAME: prints its folder.
+instance() {
+  local at=$trace/instances/$1
+  mkdir -p "$at"
+  echo mono >"$at/trace_clock"
+  echo 64 >"$at/buffer_size_kb"
+  echo "$at"
+}
+marks=$(instance marks)
+echo 'function >= 0x4e4f4600 && function <= 0x4e4f46ff' >"$marks/events/kvm/kvm_cpuid/filter"
+echo 1 >"$marks/events/kvm/kvm_cpuid/enable"
+declare -A counters
+counters["exits"]=$(instance exits)/events/kvm/kvm_exit
+counters["system calls"]=$(instance calls)/events/raw_syscalls/sys_enter
 
-# once SUBJECT WORK TREE READONLY: a whole run, in which the guest's marks are traced.
+# once SUBJECT WORK TREE READONLY: a whole run. The guest says by its last mark that all went well.
 once() {
   if [[ $3 == out.d ]]; then rm -rf $work/out.d; mkdir $work/out.d; fi
-  echo >$trace/trace
-  echo 1 >$trace/events/kvm/kvm_cpuid/enable
-  echo 1 >$trace/tracing_on
+  echo >"$marks/trace"
   "$1" "$2" "$3" "$4" >$work/printed 2>&1 </dev/null || { cat $work/printed >&2; exit 1; }
-}
-# The guest says by its last mark that all went well.
-went_well() {
-  echo 0 >$trace/tracing_on
-  grep 'func 4e4f46' $trace/trace >$work/trace || true
+  grep 'func 4e4f46' "$marks/trace" >$work/trace || true
   grep -q 'func 4e4f4620' $work/trace || { echo "$1: the guest failed at $2" >&2; cat $work/printed >&2; exit 1; }
 }
 # Milliseconds between two marks.
@@ -83,20 +111,22 @@ between() {
     index($0, from) { start = now } index($0, to) { end = now }
     END { if (!start || !end) exit 1; printf "%.3f\n", (end - start) * 1000 }' $work/trace
 }
-# counted EVENT FROM TO SUBJECT WORK...: how often EVENT happens between two marks. The buffer keeps the last ones
-# only, but counts all.
-counted() {
-  local event=$1 enable="enable_event:${1/\//:}:1 if function == 0x$2" stop="traceoff:1 if function == 0x$3"
-  local triggers=$trace/events/kvm/kvm_cpuid/trigger
-  shift 3
-  echo "$enable" >$triggers
-  echo "$stop" >$triggers
-  once "$@"
-  [[ $(<$trace/tracing_on) == 0 ]] || { echo "$1: the guest failed at $2" >&2; cat $work/printed >&2; exit 1; }
-  awk '$1 == "entries:" || $1 == "overrun:" { sum += $2 } END { print sum }' $trace/per_cpu/cpu*/stats
-  echo "!$stop" >$triggers
-  echo "!$enable" >$triggers
+# count ENABLED FROM TO: from now on, ENABLED is on between two marks. A buffer keeps the last events only, but
+# counts all.
+count() {
+  local at=${1%/events/*} triggers=${1%/events/*}/events/kvm/kvm_cpuid/trigger event=${1#*/events/}
+  echo "!traceoff" >"$triggers"
+  echo "!enable_event:${event/\//:}" >"$triggers"
+  echo 0 >"$1/enable"
+  [[ $# == 3 ]] || return 0
+  echo >"$at/trace"
+  echo "enable_event:${event/\//:}:1 if function == 0x$2" >"$triggers"
+  echo "traceoff:1 if function == 0x$3" >"$triggers"
+  echo 1 >"$at/tracing_on"
 }
+# What has been counted.
+counted() { awk '$1 == "entries:" || $1 == "overrun:" { sum += $2 } END { print sum }' "${1%/events/*}"/per_cpu/cpu*/stats; }
+
 # A figure; on stderr for whoever waits.
 row() {
   printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4"
@@ -105,23 +135,21 @@ row() {
 
 # measure SUBJECT WORK TREE READONLY
 measure() {
-  local subject=$1 what=$2 count
-  echo "$subject: $what" >&2
+  local subject=$1 what=$2 unit
   once "$@"
   once "$@"
-  went_well "$@"
   row "$subject" "$what, cold" "$(between 4e4f4610 4e4f4611)" ms
   [[ $4 == off ]] || row "$subject" "$what, warm" "$(between 4e4f4612 4e4f4613)" ms
-  count=$(counted kvm/kvm_exit 4e4f4610 4e4f4611 "$@")
-  row "$subject" "$what, cold" "$count" exits
-  if [[ -d $trace/events/raw_syscalls ]]; then
-    count=$(counted raw_syscalls/sys_enter 4e4f4610 4e4f4611 "$@")
-    row "$subject" "$what, cold" "$count" "system calls"
-  fi
+  for unit in "${!counters[@]}"; do count "${counters[$unit]}" 4e4f4610 4e4f4611; done
+  once "$@"
+  for unit in "${!counters[@]}"; do
+    row "$subject" "$what, cold" "$(counted "${counters[$unit]}")" "$unit"
+    count "${counters[$unit]}"
+  done
 }
 
 for what in ${BENCH_WORK:-sequential at-once find small git compile write-big write-small}; do
-  for subject in nofear ${qemu:+qemu}; do
+  for subject in nofear $(cd $work && ls qemu virtiofsd 2>/dev/null); do
     case $what in
       write-*) measure "$subject" "$what" out.d off ;;
       *) measure "$subject" "$what" tree on ;;

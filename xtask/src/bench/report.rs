@@ -1,4 +1,4 @@
-//! What a benchmark found: figures, as a table with QEMU's beside them, or as JSON.
+//! What a benchmark found: figures, as a table with the peers' beside them, or as JSON.
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -48,17 +48,33 @@ fn parse(printed: &str) -> Result<Vec<Row>> {
     printed.lines().map(row).collect()
 }
 
-/// A line a figure, with QEMU's beside it and the ratio where there is one.
+/// A line a figure, with each peer's beside it and the ratio to it.
 fn table(rows: &[Row]) -> String {
-    let mut text = format!("{:<56}{:>12}{:>12}{:>8}\n", "", "nofear", "qemu", "ratio");
+    let mut peers: Vec<&str> = Vec::new();
+    for row in rows.iter().filter(|row| !row.subject.starts_with("nofear")) {
+        if !peers.contains(&row.subject.as_str()) {
+            peers.push(&row.subject);
+        }
+    }
+    let mut text = format!("{:<56}{:>12}", "", "nofear");
+    for peer in &peers {
+        text.push_str(&format!("{peer:>12}{:>8}", "ratio"));
+    }
+    text.push('\n');
     for row in rows.iter().filter(|row| row.subject == "nofear") {
-        let same = |peer: &&Row| peer.subject == "qemu" && peer.what == row.what && peer.unit == row.unit;
-        let (value, ratio) = match rows.iter().find(same) {
-            Some(peer) => (format!("{:.2}", peer.value), format!("{:.2}", row.value / peer.value)),
-            None => ("-".into(), "-".into()),
-        };
         let what = format!("{}, {}", row.what, row.unit);
-        text.push_str(&format!("{what:<56}{:>12.2}{value:>12}{ratio:>8}\n", row.value));
+        text.push_str(&format!("{what:<56}{:>12.2}", row.value));
+        for peer in &peers {
+            let same =
+                |other: &&Row| other.subject == *peer && other.what == row.what && other.unit == row.unit;
+            match rows.iter().find(same) {
+                Some(other) => {
+                    text.push_str(&format!("{:>12.2}{:>8.2}", other.value, row.value / other.value))
+                }
+                None => text.push_str(&format!("{:>12}{:>8}", "-", "-")),
+            }
+        }
+        text.push('\n');
     }
     for row in rows.iter().filter(|row| row.subject == "nofear run") {
         let what = format!("nofear run: {}, {}", row.what, row.unit);
@@ -73,11 +89,14 @@ mod tests {
 
     #[test]
     fn rows_are_read_and_set_beside_their_peers() {
-        let rows =
-            parse("nofear\tto init\t30.5\tms\nqemu\tto init\t9\texits\nqemu\tto init\t122\tms\n").unwrap();
-        assert_eq!(rows.len(), 3);
+        let rows = parse(
+            "nofear\tto init\t30.5\tms\nqemu\tto init\t9\texits\nqemu\tto init\t122\tms\nother\tto init\t61\tms\n",
+        )
+        .unwrap();
+        assert_eq!(rows.len(), 4);
         let table = table(&rows);
-        assert!(table.contains("to init, ms") && table.contains("0.25"), "{table}");
+        let line = table.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>();
+        assert_eq!(line, ["to", "init,", "ms", "30.50", "122.00", "0.25", "61.00", "0.50"], "{table}");
         assert!(parse("nofear\tto init\n").is_err());
         assert!(parse("nofear\tto init\tx\tms\n").is_err());
     }
