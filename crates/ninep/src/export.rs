@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -410,6 +410,15 @@ impl Export {
     #[must_use]
     pub fn is_writable(&self) -> bool {
         self.nodes.iter().any(|grant| grant.access.writable)
+    }
+
+    /// The host's directories and files that were granted, opened with `O_PATH`, and whether each may be changed:
+    /// all that a [`Server`](crate::Server) of this export ever opens something in.
+    pub fn grants(&self) -> impl Iterator<Item = (BorrowedFd<'_>, bool)> {
+        self.nodes.iter().filter_map(|grant| match &grant.backing {
+            Backing::Directory(host) | Backing::File(host) => Some((host.as_fd(), grant.access.writable)),
+            Backing::Nothing | Backing::Symlink(_) => None,
+        })
     }
 
     /// What may be done to files of this origin. The server's own are nobody's to change.

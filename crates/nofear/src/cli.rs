@@ -220,6 +220,10 @@ pub struct RunArgs {
     #[arg(long)]
     pub console: bool,
 
+    /// Refuse to run on a kernel that can't hold nofear itself to what it needs (Landlock, Linux 6.2)
+    #[arg(long)]
+    pub require_confinement: bool,
+
     /// Say more about what is done; twice or three times for details
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,

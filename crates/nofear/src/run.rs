@@ -76,6 +76,10 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         memory: config.memory,
         cpus: config.vcpus,
     };
+    let mut reach = runtime_dir.reach()?;
+    if let Some((_, in_use)) = &kept {
+        reach = in_use.reach(reach)?;
+    }
     let result = vm::conduct(Conduct {
         config,
         network,
@@ -85,6 +89,8 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         configure,
         command,
         status: Some(status),
+        reach,
+        require_confinement: args.require_confinement,
     });
     if let (Some((_, in_use)), Ok(Ending::Command(_) | Ending::NotStarted { .. })) = (&kept, &result) {
         in_use.command_has_run();

@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, fstat, 
 use rustix::io::Errno;
 use rustix::process::getuid;
 use rustix::rand::{GetRandomFlags, getrandom};
+use vmm::{Reach, Rights};
 
 #[cfg(test)]
 mod tests;
@@ -104,6 +105,13 @@ fn listen(path: PathBuf) -> anyhow::Result<UnixListener> {
         Ok::<_, std::io::Error>(listener)
     };
     make().with_context(|| format!("make {}", path.display()))
+}
+
+impl RuntimeDir {
+    /// What a confined thread needs to remove it.
+    pub fn reach(&self) -> Result<Reach, vmm::Error> {
+        Reach::nothing()?.and(&self.folder, Rights::RemoveFiles)?.and(&self.above, Rights::RemoveFolders)
+    }
 }
 
 impl Drop for RuntimeDir {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use agent_proto::{CommandId, Configure, HOST_PORT, ROOT_TAG, Run};
 use anyhow::Context;
 use rustix::rand::{GetRandomFlags, getrandom};
-use vmm::{Config, Console, Initramfs, Policy, Share, ThreadKind, Vsock, VsockPort};
+use vmm::{Config, Console, Initramfs, Policy, Reach, Share, ThreadKind, Vsock, VsockPort};
 
 use crate::control::protocol::Status;
 use crate::control::server::Server;
@@ -89,12 +89,26 @@ pub struct Conduct<'a> {
     pub command: Run,
     /// What other processes of the user are told of it; none: they can't reach it.
     pub status: Option<Status>,
+    /// What this thread may still open when it is confined.
+    pub reach: Reach,
+    /// Whether a host that can't confine all of it is refused.
+    pub require_confinement: bool,
 }
 
 /// Runs the command in the VM. This thread is confined from here on: it can open no file any more.
 pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
-    let Conduct { mut config, network, runtime_dir, streams, terminal, mut configure, command, status } =
-        conduct;
+    let Conduct {
+        mut config,
+        network,
+        runtime_dir,
+        streams,
+        terminal,
+        mut configure,
+        command,
+        status,
+        reach,
+        require_confinement,
+    } = conduct;
     let listener = runtime_dir.listen()?;
     let next = CommandId(command.command.0 + 1);
     let control = match status {
@@ -103,6 +117,7 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
     };
     let mut policy = Policy::default();
     policy.confine_runner = true;
+    policy.require = require_confinement;
     let software = SoftwareWatch::start();
     let shows_console = config.console == Console::Stderr;
     let lasting = configure.profile.is_some();
@@ -121,6 +136,7 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
         resolver.start()?;
     }
     let vm = resources.confine(&policy).context("make the VM")?;
+    log::info!("confined by seccomp, no capabilities, Landlock of version {}", vmm::landlock_abi());
     let handle = vm.handle();
     let (notifier, inbox) = inbox()?;
     let (ended, end) = channel();
@@ -139,7 +155,7 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
         .context("start the VM's thread")?;
     // The guest boots meanwhile.
     let pumps = Pumps::start(streams, &notifier, confine)?;
-    confine()?;
+    vmm::confine_thread_to(ThreadKind::Control, reach).context("confine a thread")?;
     let session = Session {
         listener,
         signals: &signals,

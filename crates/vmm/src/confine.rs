@@ -11,7 +11,7 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
-use crate::{Error, seccomp};
+use crate::{Error, Reach, capabilities, reach, seccomp};
 
 /// Descriptors that the 9P server may hold at once, where the host's hard limit allows.
 const MAX_DESCRIPTORS: u64 = 1 << 17;
@@ -23,16 +23,19 @@ pub struct Policy {
     /// Descriptors above 2 that were inherited from the parent process and stay open. All others that
     /// were (they survived an `exec`, so they lack `FD_CLOEXEC`) are closed.
     pub keep: Vec<RawFd>,
-    /// Whether the VM's own threads get a seccomp filter each; default: yes.
-    pub seccomp: bool,
-    /// Whether the thread that calls [`crate::Vm::run`] gets the filter of [`ThreadKind::Control`] too, for
-    /// good; default: no.
+    /// Whether the VM's own threads are confined, each to what its kind needs, by seccomp, Landlock and the
+    /// loss of capabilities; default: yes.
+    pub threads: bool,
+    /// Whether a host that lacks some of it is refused; default: no.
+    pub require: bool,
+    /// Whether the thread that calls [`crate::Vm::run`] is confined as [`ThreadKind::Control`] too, for good;
+    /// default: no.
     pub confine_runner: bool,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { keep: Vec::new(), seccomp: true, confine_runner: false }
+        Self { keep: Vec::new(), threads: true, require: false, confine_runner: false }
     }
 }
 
@@ -60,17 +63,31 @@ pub enum ThreadKind {
     Control,
 }
 
-/// Installs the seccomp filter for `kind` on the calling thread, for good: any other system call ends the
-/// process.
+/// Confines the calling thread to what its kind needs, for good: it opens no file any more, has no capability that
+/// it does not need, and a system call that is not on its kind's list ends the process.
 ///
 /// # Errors
 ///
 /// The kernel lacks seccomp.
 pub fn confine_thread(kind: ThreadKind) -> Result<(), Error> {
+    confine_thread_to(kind, Reach::nothing()?)
+}
+
+/// The same, with some files that it may still open.
+///
+/// # Errors
+///
+/// The kernel lacks seccomp.
+pub fn confine_thread_to(kind: ThreadKind, reach: Reach) -> Result<(), Error> {
+    capabilities::drop_others(kind)?;
+    reach.enter()?;
     seccomp::install(kind)
 }
 
 pub(crate) fn confine_process(policy: &Policy) -> Result<(), Error> {
+    if policy.require {
+        reach::require()?;
+    }
     rustix::thread::set_no_new_privs(true).map_err(|e| Error::System("set no-new-privs", e.into()))?;
     set_limits()?;
     close_stray(&policy.keep).map_err(Error::system("close inherited descriptors"))

@@ -4,7 +4,7 @@ use std::thread::{self, JoinHandle};
 
 use kvm_ioctls::{IoEventAddress, VmFd};
 use loader::acpi::MmioDevice;
-use ninep::{Limits, Server};
+use ninep::{Export, Limits, Server};
 use rustix::process::{Resource, getrlimit};
 use virtio::{ACKNOWLEDGE, Device, EventFd, MMIO_SIZE, Memory, NOTIFY_OFFSET, Transport, Windows};
 use virtio_9p::{NewError, NineP};
@@ -13,7 +13,9 @@ use virtio_rng::Rng;
 use virtio_vsock::Vsock;
 use vmm_sys_util::eventfd::EFD_CLOEXEC;
 
-use crate::{Error, Share, ThreadKind, bus::MMIO_BASE, confine_thread, resources::Interface};
+use crate::{
+    Error, Reach, Rights, Share, ThreadKind, bus::MMIO_BASE, confine_thread_to, resources::Interface,
+};
 
 /// The first interrupt line of the I/O APIC that devices get, one each; the serial port has 4.
 const FIRST_GSI: u32 = 5;
@@ -24,7 +26,8 @@ const STACK: usize = 256 << 10;
 pub(crate) struct Devices<'a> {
     vm: &'a VmFd,
     memory: &'a Memory,
-    seccomp: bool,
+    /// Whether threads are confined.
+    confined: bool,
     /// Takes the guest's acknowledgements of interrupts, for nobody.
     swallow: EventFd,
     /// What the guest reads of the devices' registers.
@@ -52,13 +55,13 @@ impl<'a> Devices<'a> {
         vm: &'a VmFd,
         memory: &'a Memory,
         windows: Option<Windows>,
-        seccomp: bool,
+        confined: bool,
     ) -> Result<Self, Error> {
         let swallow = EventFd::new(EFD_CLOEXEC).map_err(Error::system("eventfd for interrupts"))?;
         Ok(Self {
             vm,
             memory,
-            seccomp,
+            confined,
             swallow,
             windows,
             transports: Vec::new(),
@@ -74,20 +77,21 @@ impl<'a> Devices<'a> {
     fn add_share(&mut self, share: Share, limits: Limits) -> Result<(), Error> {
         let Share { tag, export } = share;
         let kind = if export.is_writable() { ThreadKind::WritableNineP } else { ThreadKind::NineP };
+        let reach = reach(&export)?;
         let name = format!("9p-{tag}");
         let mut device = NineP::new(&tag, Server::new(export, limits)).map_err(|e| match e {
             NewError::Descriptor(e) => Error::system("eventfd for a share's threads")(e),
             e => Error::Config(e.to_string()),
         })?;
-        let seccomp = self.seccomp;
-        let enter = move || !seccomp || confine(kind);
+        let (confined, pool) = (self.confined, reach.clone());
+        let enter = move || !confined || confine(kind, Ok(pool.clone()));
         device.start_threads(&name, enter).map_err(Error::system("start a share's threads"))?;
-        self.add(device, name, kind)
+        self.add_with(device, name, kind, reach)
     }
 
     pub(crate) fn add_disk(&mut self, mut device: Blk) -> Result<(), Error> {
-        let seccomp = self.seccomp;
-        let enter = move || !seccomp || confine(ThreadKind::Disk);
+        let confined = self.confined;
+        let enter = move || !confined || confine(ThreadKind::Disk, Reach::nothing());
         device.start_threads(enter).map_err(Error::system("start a disk's threads"))?;
         self.add(device, "disk".into(), ThreadKind::Disk)
     }
@@ -118,7 +122,18 @@ impl<'a> Devices<'a> {
             .collect()
     }
 
+    /// A device that opens no files.
     fn add<D: Device + 'static>(&mut self, device: D, name: String, kind: ThreadKind) -> Result<(), Error> {
+        self.add_with(device, name, kind, Reach::nothing()?)
+    }
+
+    fn add_with<D: Device + 'static>(
+        &mut self,
+        device: D,
+        name: String,
+        kind: ThreadKind,
+        reach: Reach,
+    ) -> Result<(), Error> {
         let index = self.transports.len();
         let (mut transport, worker) =
             virtio::connect(device, self.memory.clone()).map_err(Error::system("eventfd for a device"))?;
@@ -137,9 +152,9 @@ impl<'a> Devices<'a> {
         for (queue, kick) in (0u32..).zip(transport.kicks()) {
             self.vm.register_ioevent(kick, &notify, queue).map_err(Error::kvm("KVM_IOEVENTFD"))?;
         }
-        let seccomp = self.seccomp;
+        let confined = self.confined;
         let thread = thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
-            if seccomp && !confine(kind) {
+            if confined && !confine(kind, Ok(reach)) {
                 return;
             }
             if let Err(e) = worker.run() {
@@ -152,9 +167,17 @@ impl<'a> Devices<'a> {
     }
 }
 
-/// Whether this thread of a device has its filter now, and may go on.
-fn confine(kind: ThreadKind) -> bool {
-    confine_thread(kind)
+/// The granted trees, and nothing else.
+fn reach(export: &Export) -> Result<Reach, Error> {
+    export.grants().try_fold(Reach::nothing()?, |reach, (grant, writable)| {
+        reach.and(grant, if writable { Rights::Change } else { Rights::Read })
+    })
+}
+
+/// Whether this thread of a device is confined now, and may go on.
+fn confine(kind: ThreadKind, reach: Result<Reach, Error>) -> bool {
+    reach
+        .and_then(|reach| confine_thread_to(kind, reach))
         .inspect_err(|e| log::error!("a device's thread can't be confined, so it does not start: {e}"))
         .is_ok()
 }

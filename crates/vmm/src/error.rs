@@ -69,6 +69,12 @@ pub enum Error {
     /// A seccomp filter could not be made or installed.
     #[error("install a seccomp filter")]
     Seccomp(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A thread could not be held to some files.
+    #[error("confine a thread by Landlock")]
+    Landlock(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The policy asks for more than this host has.
+    #[error("the VM can't be confined as required: {0}")]
+    Unconfined(String),
 }
 
 impl Error {

@@ -20,6 +20,7 @@
 //! No type of KVM or of the guest's memory is in a public signature.
 
 mod bus;
+mod capabilities;
 mod command_line;
 mod config;
 mod confine;
@@ -30,6 +31,7 @@ mod error;
 mod exit;
 mod memory;
 pub mod probe;
+mod reach;
 mod resources;
 mod seccomp;
 mod vcpu;
@@ -39,9 +41,10 @@ pub use config::{
     Config, Console, Disk, DiskImage, Initramfs, Link, MAX_DEVICES, MAX_VCPUS, MIN_MEMORY, Network, Share,
     Vsock, VsockPort,
 };
-pub use confine::{Policy, ThreadKind, confine_thread};
+pub use confine::{Policy, ThreadKind, confine_thread, confine_thread_to};
 pub use error::Error;
 pub use exit::Exit;
+pub use reach::{Reach, Rights, landlock_abi};
 pub use resources::Resources;
 /// What a network device's policy and its resolver's messages are made of.
 pub use virtio_net as net;

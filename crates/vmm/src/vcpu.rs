@@ -33,7 +33,7 @@ pub(crate) struct Vcpu {
     pub bus: Arc<Bus>,
     pub stopping: Arc<AtomicBool>,
     pub ends: Ends,
-    pub seccomp: bool,
+    pub confined: bool,
 }
 
 /// A vCPU's running thread.
@@ -70,7 +70,7 @@ impl Vcpu {
         let run: *mut kvm_bindings::kvm_run = self.fd.get_kvm_run();
         // SAFETY: `run` points to the vCPU's shared page, mapped as long as `self.fd`.
         IMMEDIATE_EXIT.set(unsafe { &raw mut (*run).immediate_exit });
-        if self.seccomp {
+        if self.confined {
             confine_thread(ThreadKind::Vcpu)?;
         }
         let end = self.serve();

@@ -106,7 +106,7 @@ impl Vm {
         let count =
             shares.len() + disks.len() + usize::from(vsock.is_some()) + usize::from(network.is_some()) + 1;
         let windows = memory::show_windows(&vm, ram.slots(), count)?;
-        let mut devices = Devices::new(&vm, ram.memory(), windows.clone(), policy.seccomp)?;
+        let mut devices = Devices::new(&vm, ram.memory(), windows.clone(), policy.threads)?;
         devices.add_shares(shares)?;
         disks.into_iter().try_for_each(|disk| devices.add_disk(disk))?;
         if let Some(vsock) = vsock {
@@ -162,7 +162,7 @@ impl Vm {
                 bus: bus.clone(),
                 stopping: stopping.clone(),
                 ends: ends.clone(),
-                seccomp: policy.seccomp,
+                confined: policy.threads,
             });
         }
         Ok(Self {

@@ -1,26 +1,32 @@
-//! A 9P server lives with the seccomp filter of its kind: a call that the filter lacks ends this process.
+//! A 9P server lives with the confinement of its kind: a call that the filter lacks ends this process, and a file
+//! that Landlock keeps from it is an error.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
-use std::{fs, path::Path, thread};
+use std::{
+    fs::{self, File},
+    path::Path,
+    thread,
+};
 
 use ninep::{
     Access, ExportBuilder, Limits, Server,
     client::{Client, connect},
     wire::{Fid, Name, Request, SetAttributes, open_flags::*, set_attributes::*},
 };
-use nofear_vmm::{ThreadKind, confine_thread};
+use nofear_vmm::{Reach, Rights, ThreadKind, confine_thread_to};
 use vmm_sys_util::tempdir::TempDir;
 
 const ROOM: usize = 1 << 16;
 
 /// Runs a session in a thread that has the filter. What only the client needs was done before.
 macro_rules! confined {
-    ($kind:expr, $server:expr, $session:ident) => {
-        let server = $server;
+    ($kind:expr, $rights:expr, $folder:expr, $access:expr, $session:ident) => {
+        let server = server($folder, $access);
+        let reach = Reach::nothing().unwrap().and(File::open($folder).unwrap(), $rights).unwrap();
         let mut client = connect(&server, ROOM);
         thread::scope(|scope| {
             scope.spawn(|| {
-                confine_thread($kind).unwrap();
+                confine_thread_to($kind, reach).unwrap();
                 $session(&mut client);
             });
         });
@@ -124,7 +130,8 @@ fn every_request_is_served_under_the_filter_of_its_kind() {
     let folder = TempDir::new().unwrap();
     fs::write(folder.as_path().join("file"), "content").unwrap();
     std::os::unix::fs::symlink("target", folder.as_path().join("link")).unwrap();
-    confined!(ThreadKind::NineP, server(folder.as_path(), Access::READ_ONLY), read_only);
-    confined!(ThreadKind::WritableNineP, server(folder.as_path(), Access::READ_WRITE), writing);
+    let path = folder.as_path();
+    confined!(ThreadKind::NineP, Rights::Read, path, Access::READ_ONLY, read_only);
+    confined!(ThreadKind::WritableNineP, Rights::Change, path, Access::READ_WRITE, writing);
     assert_eq!(fs::read(folder.as_path().join("file")).unwrap(), b"content");
 }

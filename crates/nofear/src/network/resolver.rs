@@ -4,7 +4,7 @@
 //! servers (on its loopback too: 127.0.0.53), and the answer is read before it goes back. What an allowed name
 //! has for addresses is opened in the filter before the guest learns of them.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,9 +20,9 @@ use rustix::net::{
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::Timespec;
-use vmm::ThreadKind;
 use vmm::net::filter::Query;
 use vmm::net::resolver::{Channel, MAX_HOST, MAX_PAYLOAD, Message};
+use vmm::{Reach, Rights, ThreadKind};
 
 use super::dns::{self, Question, Refused};
 use super::host::{self, Host};
@@ -126,8 +126,9 @@ impl Resolver {
             netlink,
             watch,
         };
+        let reach = reach()?;
         let body = move || {
-            if let Err(e) = vmm::confine_thread(ThreadKind::Resolver) {
+            if let Err(e) = vmm::confine_thread_to(ThreadKind::Resolver, reach) {
                 log::error!("the thread that answers for names can't be confined, so it does not start: {e}");
                 return;
             }
@@ -138,6 +139,18 @@ impl Resolver {
         thread::Builder::new().name("names".into()).spawn(body).context("start a thread")?;
         Ok(())
     }
+}
+
+/// The list of name servers, by the folder that it is in: whoever changes it puts another file in its place.
+fn reach() -> anyhow::Result<Reach> {
+    let list = fs::canonicalize(RESOLV_CONF);
+    let folder = list.as_deref().ok().and_then(Path::parent).unwrap_or(Path::new("/etc"));
+    let reach = Reach::nothing()?;
+    Ok(match File::open(folder) {
+        Ok(folder) => reach.and(folder, Rights::Read)?,
+        // There is no list.
+        Err(_) => reach,
+    })
 }
 
 fn watch() -> io::Result<OwnedFd> {

@@ -133,6 +133,8 @@ fn in_vm<T: Send + 'static>(
         configure,
         command,
         status: None,
+        reach: runtime_dir.reach()?,
+        require_confinement: false,
     });
     for end in [output, error] {
         rustix::net::shutdown(end, Shutdown::Write).context("end the output")?;

@@ -14,6 +14,7 @@ use etcetera::BaseStrategy;
 use etcetera::base_strategy::Xdg;
 use rustix::fs::{AtFlags, CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
+use vmm::{Reach, Rights};
 
 use super::description::Description;
 use super::image;
@@ -268,6 +269,11 @@ pub struct InUse {
 }
 
 impl InUse {
+    /// What a confined thread needs for [`command_has_run`](Self::command_has_run), beside `reach`.
+    pub fn reach(&self, reach: Reach) -> Result<Reach, vmm::Error> {
+        reach.and(&self.folder, Rights::RemoveFiles)
+    }
+
     /// Notes that a command has run: nothing on the disk is ever made anew. Opens nothing, since the process is
     /// confined by then. If it fails, or never comes to be called, the guest still finds its complete file
     /// system and keeps it.
