@@ -94,7 +94,7 @@ pub fn run(name: &str, seconds: u64) -> Result<()> {
     let mut command = Command::new(folder().join(TARGET).join("release").join(name));
     command
         .arg(format!("-max_total_time={seconds}"))
-        .args(["-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1", "-use_value_profile=1"])
+        .args(["-timeout=30", "-rss_limit_mb=2048", "-print_final_stats=1", "-use_value_profile=1"])
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .arg(&grown);
     if seeds.is_dir() {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
+use memchr::memmem;
 use ninep::client::encode;
 use ninep::wire::{Fid, Name, Request, Step, Tag, VERSION, Walk, kind};
 use ninep::{Access, ExportBuilder, Limits, Server};
@@ -19,6 +20,9 @@ use virtio_9p::NineP;
 
 /// In the file outside and nowhere else.
 const CANARY: &[u8] = b"canary-0b64a2d98e17";
+
+/// A busy machine is no fault of the device.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const QUEUE: u16 = 128;
 const NEEDS_RESET: u32 = 0x40;
@@ -184,10 +188,10 @@ fn request(driver: &mut Driver, message: &[u8], cuts: &[u16], rooms: &[u16]) -> 
     buffers.extend(rooms.iter().take(40).map(|&room| Buffer::Writable(room.into())));
     let start = Instant::now();
     let used = driver.request(0, &buffers);
-    assert!(start.elapsed() < Duration::from_secs(2), "a request took {:?}", start.elapsed());
+    assert!(start.elapsed() < PATIENCE, "a request took {:?}", start.elapsed());
     let length = used.length as usize;
     assert!(length <= used.written.len(), "a reply of {length} bytes in {}", used.written.len());
-    assert!(!used.written.windows(CANARY.len()).any(|window| window == CANARY), "the file outside was read");
+    assert!(memmem::find(&used.written, CANARY).is_none(), "the file outside was read");
     if length > 0 {
         assert_eq!(used.written[..4], used.length.to_le_bytes(), "the size of a reply");
     }
@@ -196,7 +200,7 @@ fn request(driver: &mut Driver, message: &[u8], cuts: &[u16], rooms: &[u16]) -> 
 
 /// Whatever it was: the device has handed it back, or says that it goes no further.
 fn settle(driver: &mut Driver) {
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + PATIENCE;
     while driver.get(STATUS) & NEEDS_RESET == 0 && driver.used(0).is_none() {
         assert!(Instant::now() < end, "the device hangs");
         std::thread::yield_now();

@@ -7,13 +7,15 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
+use memchr::memmem;
 use ninep::client::encode;
 use ninep::wire::{Fid, LockKind, Name, Request, SetAttributes, Step, Tag, VERSION, Walk, kind};
 use ninep::{Access, Export, ExportBuilder, Limits, Server};
+use rustix::time::{ClockId, clock_gettime};
 
 /// In the file outside and nowhere else.
 const CANARY: &[u8] = b"canary-7d1f0c9a4be2";
@@ -188,9 +190,10 @@ fuzz_target!(|session: Session| {
     for message in opening.iter().chain(session.messages.iter().take(256)) {
         let bytes = message.encode();
         reply.fill(0);
-        let start = Instant::now();
+        let start = processor_time();
         let length = server.serve(&bytes, &mut reply[..]);
-        assert!(start.elapsed() < Duration::from_secs(1), "{message:?} took {:?}", start.elapsed());
+        let took = processor_time() - start;
+        assert!(took < Duration::from_secs(1), "{message:?} took {took:?}");
         check_reply(&bytes, &reply, length);
     }
     let descriptors = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
@@ -198,9 +201,15 @@ fuzz_target!(|session: Session| {
     check_host(host.directory.path());
 });
 
+/// Of this thread: a busy machine is no fault of the server. One that sleeps for ever is libFuzzer's to find.
+fn processor_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
+}
+
 fn check_reply(request: &[u8], reply: &[u8], length: usize) {
     assert!(length >= 11 || (7..11).contains(&length) || length == 0);
-    assert!(!reply.windows(CANARY.len()).any(|window| window == CANARY), "the file outside was read");
+    assert!(memmem::find(reply, CANARY).is_none(), "the file outside was read");
     assert!(reply[length..].iter().all(|byte| *byte == 0) || reply[4] == kind::RLERROR);
     if length == 0 {
         panic!("no reply in {} bytes", reply.len());
