@@ -87,6 +87,7 @@ fn folder() -> PathBuf {
 pub fn run(name: &str, seconds: u64) -> Result<()> {
     let grown = cache::folder("fuzz")?.join(name);
     let seeds = root().join("tests/fuzz/seeds").join(name);
+    let known_leaks = root().join("tests/fuzz/leaks.txt");
     let artifacts = target().join("fuzz/artifacts").join(name);
     for folder in [&grown, &artifacts] {
         fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
@@ -96,6 +97,7 @@ pub fn run(name: &str, seconds: u64) -> Result<()> {
         .arg(format!("-max_total_time={seconds}"))
         .args(["-timeout=30", "-rss_limit_mb=2048", "-print_final_stats=1", "-use_value_profile=1"])
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
+        .env("LSAN_OPTIONS", format!("print_suppressions=0:suppressions={}", known_leaks.display()))
         .arg(&grown);
     if seeds.is_dir() {
         command.arg(&seeds);
