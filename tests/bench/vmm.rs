@@ -1,14 +1,16 @@
 //! The VMM of the benchmarks: as an embedder would use it, with nothing of the command beside it.
 //!
-//! `bench-vmm KERNEL INITRAMFS LINE [TAG=DIRECTORY[,rw]...]`: LINE is added to the kernel's command line,
-//! and each directory is a 9P share, read-only or not.
+//! `bench-vmm KERNEL INITRAMFS LINE [TAG=DIRECTORY[,rw]...] [MAC]`: LINE is added to the kernel's command line,
+//! and each directory is a 9P share, read-only or not. With an Ethernet address, the standard input is a tap that has
+//! it.
 
-use std::{env, error::Error, ffi::OsStr};
+use std::{env, error::Error, ffi::OsStr, io, net::Ipv4Addr, os::fd::AsFd};
 
 use ninep::{Access, ExportBuilder};
-use vmm::{Config, Exit, Initramfs, Policy, Share};
+use vmm::net::filter::{self, Ends, Mac};
+use vmm::{Config, Exit, Initramfs, Link, Network, Policy, Share};
 
-const USAGE: &str = "usage: vmm KERNEL INITRAMFS LINE [TAG=DIRECTORY[,rw]...]";
+const USAGE: &str = "usage: vmm KERNEL INITRAMFS LINE [TAG=DIRECTORY[,rw]...] [MAC]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args_os().skip(1);
@@ -18,7 +20,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     config.memory = 512 << 20;
     config.initramfs.push(Initramfs::File(initramfs.into()));
     config.command_line = line.into_string().map_err(|_| "the line is no text")?;
-    config.shares = arguments.map(|argument| share(&argument)).collect::<Result<_, _>>()?;
+    for argument in arguments {
+        match argument.to_str().and_then(|text| text.parse().ok()) {
+            Some(mac) => config.network = Some(network(mac)?),
+            None => config.shares.push(share(&argument)?),
+        }
+    }
     let vm = config.prepare()?.confine(&Policy::default())?;
     let handle = vm.handle();
     let exit = vm.run()?;
@@ -38,4 +45,22 @@ fn share(argument: &OsStr) -> Result<Share, Box<dyn Error>> {
     };
     let export = ExportBuilder::new().directory_with("/", directory, access)?.open()?;
     Ok(Share { tag: tag.into(), export })
+}
+
+/// The filter as for a program that may reach the Internet, where the other end of the benchmark is.
+fn network(gateway_mac: Mac) -> io::Result<Network> {
+    let policy = filter::Policy {
+        mac: Mac([2, b'n', b'f', 1, 0, 1]),
+        gateway_mac,
+        v4: Some(Ends { guest: Ipv4Addr::new(10, 9, 0, 2), gateway: Ipv4Addr::new(10, 9, 0, 1) }),
+        ..filter::Policy::default()
+    };
+    let tap = io::stdin().as_fd().try_clone_to_owned()?;
+    Ok(Network {
+        link: Link::Tap(vec![tap]),
+        policy,
+        mtu: 1500,
+        resolver: None,
+        journal: filter::Journal::default(),
+    })
 }

@@ -22,11 +22,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         log.write("GET %s %s\n" % (self.client_address[0], self.path))
         size = self.path[1:]
-        body = b"x" * int(size) if size.isdigit() else b"hello from %s\n" % path.rsplit("/", 1)[1].encode()
+        piece = b"x" * (1 << 16) if size.isdigit() else b"hello from %s\n" % path.rsplit("/", 1)[1].encode()
+        left = int(size) if size.isdigit() else len(piece)
         self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(left))
         self.end_headers()
-        self.wfile.write(body)
+        while left:
+            left -= self.wfile.write(piece[: min(left, len(piece))])
 
     def do_PUT(self):
         left, digest = int(self.headers["Content-Length"]), hashlib.sha256()
@@ -57,11 +59,15 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
 def datagrams():
     server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    # The answer comes from the address that was asked.
+    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     server.bind(("::", 9999))
     while True:
-        payload, sender = server.recvfrom(65536)
+        payload, asked, _, sender = server.recvmsg(65536, 256)
         log.write("UDP %s %s\n" % (sender[0], payload.decode(errors="replace")))
-        server.sendto(payload, sender)
+        # Through whichever interface leads there.
+        asked = [(level, kind, data[:16] + bytes(4)) for level, kind, data in asked]
+        server.sendmsg([payload], asked, 0, sender)
 
 
 def answer(query):

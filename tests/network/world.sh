@@ -18,6 +18,7 @@ trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 for pid in $internet $lan; do
   until [[ $(<"/proc/$pid/comm") == sleep ]]; do sleep 0.1; done
 done
+export INTERNET=$internet
 # No functions: those would stand between the shell and the servers that it ends.
 in_internet=(nsenter --net="/proc/$internet/ns/net")
 in_lan=(nsenter --net="/proc/$lan/ns/net")

@@ -16,8 +16,10 @@ use std::{
 };
 
 mod home;
+mod world;
 
 pub use home::Home;
+pub use world::{World, reached};
 
 /// A file or text that `cargo xtask test` made ready, or nothing when the tests were started in another way.
 pub fn ours(variable: &str) -> Option<OsString> {

@@ -1,79 +1,16 @@
 //! A program reaches the Internet, by name, and nothing that it should not: tests/network has the world around it.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-};
-
-use nofear_tests::{Ran, nofear, output};
-
-/// A world for one command, and what its servers were asked.
-struct World(tempfile::TempDir);
-
-impl World {
-    /// Runs a shell script in a world in which `$NOFEAR` is the command; nothing when this machine was not made
-    /// ready.
-    fn run(script: &str) -> Option<(Self, Ran)> {
-        let nofear = nofear()?;
-        let world = Self(tempfile::tempdir_in("/tmp").unwrap());
-        let mut command = Command::new("unshare");
-        command
-            .args(["--map-root-user", "--net", "--mount", "bash"])
-            .arg(scripts().join("world.sh"))
-            .arg(world.0.path())
-            .args(["bash", "-c", script])
-            .env("NOFEAR", nofear.get_program())
-            .env("SCRIPTS", scripts())
-            .stdin(Stdio::null());
-        let ran = output(command);
-        Some((world, ran))
-    }
-
-    /// What the servers of `place` were asked: `internet`, `lan` or `host`.
-    fn asked(&self, place: &str) -> String {
-        fs::read_to_string(self.0.path().join(format!("{place}.log"))).unwrap()
-    }
-}
-
-fn scripts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("network")
-}
+use nofear_tests::{World, reached};
 
 #[test]
 fn network_by_passt_reaches_the_internet_by_name_and_refuses_the_rest_at_once() {
-    let Some((world, ran)) = World::run(
-        r#"$NOFEAR run -t -v --net passt -- bash -c '
-            get() { curl -gsS -m 60 "$@" 2>&1; echo; }
-            get http://server.test/; get http://six.test/; get http://203.0.113.5/
-            get http://nosuch.test/
-            ping -c 1 -W 30 203.0.113.5 | grep -o "1 received"
-            ping -c 1 -W 30 2001:db8:2::5 | grep -o "1 received"
-            head -c 2000000 /dev/zero | tr "\0" x | tee >(sha256sum >&2) | curl -gsS -m 100 -T - -H "Transfer-Encoding:" -H "Content-Length: 2000000" http://server.test/up; echo
-            get http://server.test/1000000 | wc -c
-            for to in 127.0.0.1 198.51.100.2 192.168.77.2 192.168.77.1 198.51.100.1 10.0.0.1 169.254.169.254 100.64.0.1 \
-                "[::1]" "[2001:db8:1::2]" "[2001:db8:1::1]" "[fe80::1]" "[fd00::1]"; do
-                curl -gs -m 60 -o /dev/null http://$to/ && echo "reached $to"
-            done
-            exit 0'"#,
-    ) else {
+    let Some((world, ran)) =
+        World::run(r#"$NOFEAR run -t -v --net passt --share "$SCRIPTS":/s -- bash /s/reach.sh $TRANSFER"#)
+    else {
         return;
     };
-    let (text, log) = (ran.text(), ran.stderr.clone());
-    assert_eq!(ran.status, Some(0), "{text}\n{log}");
-    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
-    assert_eq!(lines[..3], ["hello from internet"; 3], "{text}\n{log}");
-    assert!(lines[3].contains("nosuch.test"), "{text}");
-    assert_eq!(lines[4..6], ["1 received"; 2], "{text}\n{log}");
-    assert!(log.contains(lines[6]) && lines[6].len() == 64, "the sums of what went up: {text}\n{log}");
-    assert_eq!(lines[7], "1000001", "{text}");
-    assert_eq!(lines.len(), 8, "{text}");
-    for reason in ["the host itself", "a local network", "a link-local address", "a carrier's range"] {
-        assert!(log.contains(reason), "{reason}: {log}");
-    }
-    assert!(world.asked("host").lines().all(|line| line.starts_with("DNS")), "{}", world.asked("host"));
-    assert_eq!(world.asked("lan"), "");
+    reached(&world, &ran, &ran.text());
 }
 
 #[test]

@@ -67,9 +67,11 @@ pub const HOST: &[Tool] = &[
 /// What the system tests need: the network's back end, and a world around it.
 pub const SYSTEM_TESTS: &[Tool] = &[
     tool("passt", "passt", ["passt", "passt", "passt", "net-misc/passt"]),
+    tool("nft", "nftables", ["nftables", "nftables", "nftables", "net-firewall/nftables"]),
     tool("ip", "iproute2", ["iproute", "iproute2", "iproute2", "sys-apps/iproute2"]),
     tool("ping", "iputils-ping", ["iputils", "iputils", "iputils", "net-misc/iputils"]),
     tool("curl", "curl", ["curl", "curl", "curl", "net-misc/curl"]),
+    tool("sysctl", "procps", ["procps-ng", "procps-ng", "procps", "sys-process/procps"]),
     tool("python3", "python3", ["python3", "python", "python3", "dev-lang/python"]),
     tool("unshare", "util-linux", ["util-linux", "util-linux", "util-linux", "sys-apps/util-linux"]),
 ];

@@ -7,6 +7,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::control::exec::ExecArgs;
+use crate::control::net::NetArgs;
 use crate::control::ps::PsArgs;
 use crate::control::stop::StopArgs;
 use crate::copy::CopyArgs;
@@ -16,6 +17,7 @@ use crate::network::options::NetworkArgs;
 use crate::profile::cli::{ProfileArgs, Verb};
 use crate::profile::image;
 use crate::profile::name::Name;
+use crate::setup::SetupArgs;
 use crate::shares::ShareSpec;
 
 #[cfg(test)]
@@ -71,10 +73,14 @@ pub enum Action {
     Copy(CopyArgs),
     /// A command in a VM that runs.
     Exec(ExecArgs),
+    /// What a VM's network does.
+    Net(NetArgs),
     /// The VMs that run.
     Ps(PsArgs),
     /// The end of VMs.
     Stop(StopArgs),
+    /// What needs root, once.
+    Setup(SetupArgs),
 }
 
 impl Cli {
@@ -85,8 +91,10 @@ impl Cli {
             (Some(Command::Run(args)), ..) => return (args.verbose, Action::Run(args)),
             (Some(Command::Cp(args)), ..) => return (0, Action::Copy(args)),
             (Some(Command::Exec(args)), ..) => return (0, Action::Exec(args)),
+            (Some(Command::Net(args)), ..) => return (0, Action::Net(args)),
             (Some(Command::Ps(args)), ..) => return (0, Action::Ps(args)),
             (Some(Command::Stop(args)), ..) => return (0, Action::Stop(args)),
+            (Some(Command::Setup(args)), ..) => return (0, Action::Setup(args)),
             (Some(Command::Profile(ProfileArgs { verb })), ..) => verb,
             (None, Some(name), _) => Verb::New { name, disk_size: image::DEFAULT_SIZE },
             (None, None, Some(name)) => Verb::Delete { name, yes: self.yes },
@@ -118,12 +126,19 @@ pub enum Command {
     /// Its output, input and exit status are passed through, as 'run' does it. The virtual machine ends with the
     /// program that it was started for, whatever else runs in it then.
     Exec(ExecArgs),
+    /// See what the network of a virtual machine that runs does
+    Net(NetArgs),
     /// Show the virtual machines that run
     Ps(PsArgs),
     /// End virtual machines
     ///
     /// All programs in them get SIGTERM, and SIGKILL two seconds later; then everything is written to the profile.
     Stop(StopArgs),
+    /// Let users have faster networks, by taps: needs root, once
+    ///
+    /// Installs one program with the right to set networks up, CAP_NET_ADMIN, and lists who may use it. Says what it
+    /// will do, and asks. Nothing needs it: without it the network comes by passt.
+    Setup(SetupArgs),
 }
 
 const EXAMPLES: &str = "\

@@ -11,6 +11,7 @@ mod environment;
 mod exit;
 mod exports;
 mod frames;
+mod helper;
 mod images;
 mod logging;
 mod memory;
@@ -19,6 +20,7 @@ mod profile;
 mod run;
 mod runtime_dir;
 mod session;
+mod setup;
 mod shares;
 mod signals;
 mod software;
@@ -34,6 +36,10 @@ use clap::Parser;
 use cli::Action;
 
 fn main() {
+    // The copy that `nofear setup` installs, and nothing else: what it can do is not for any other verb.
+    if sys::has_rights_by_its_file() || std::env::args_os().nth(1).is_some_and(|verb| verb == helper::VERB) {
+        std::process::exit(helper::main().into());
+    }
     let status = match cli::Cli::try_parse() {
         Ok(cli) => {
             let (verbosity, action) = cli.action();
@@ -42,7 +48,9 @@ fn main() {
                 Action::Run(args) => run::run(*args),
                 Action::Copy(args) => copy::run(args),
                 Action::Exec(args) => control::exec::run(args),
+                Action::Net(args) => control::net::run(&args),
                 Action::Ps(args) => control::ps::run(&args),
+                Action::Setup(args) => setup::run(&args),
                 Action::Stop(args) => control::stop::run(&args),
                 Action::Profile(verb) => profile::commands::run(verb),
             }

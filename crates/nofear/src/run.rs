@@ -65,8 +65,8 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         configure.profile = Some(ProfileDisk { fresh: profile.is_fresh() });
     }
     let streams = StandardStreams::of_process();
-    let network = network::open(&args.network).context("set the network up")?;
     let config = config(&args, &runtime_dir, share_export, kept.as_ref().map(|(profile, _)| profile))?;
+    let network = network::open(&args.network, config.vcpus).context("set the network up")?;
     let status = Status {
         vm: runtime_dir.id().into(),
         profile: kept.as_ref().map(|(profile, _)| profile.name.to_string()),

@@ -4,11 +4,12 @@
 use std::ffi::{CStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 
 /// Blocks `signals` in the calling thread, and in the threads that it starts later.
@@ -62,6 +63,44 @@ fn signal_set(signals: &[Signal]) -> libc::sigset_t {
         unsafe { libc::sigaddset(&raw mut set, signal.as_raw()) };
     }
     set
+}
+
+/// Whether this program was given more rights than who started it has, by its file. A security module can ask for
+/// the same care (AT_SECURE) without giving any.
+pub fn has_rights_by_its_file() -> bool {
+    // SAFETY: takes a number and returns one.
+    let careful = unsafe { libc::getauxval(libc::AT_SECURE) != 0 };
+    careful && !rustix::thread::capabilities(None).is_ok_and(|sets| sets.permitted.is_empty())
+}
+
+/// Makes a tap by a pattern such as `nofear%d`, with so many queues: its name, and a descriptor for each. It is gone
+/// when all of them are closed.
+pub fn open_tap(pattern: &str, queues: u16) -> io::Result<(String, Vec<OwnedFd>)> {
+    // linux/if_tun.h.
+    const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+    // IFF_TAP, IFF_NO_PI, IFF_VNET_HDR; IFF_MULTI_QUEUE.
+    let flags = 0x0002 | 0x1000 | 0x4000 | if queues > 1 { 0x0100 } else { 0 };
+    // SAFETY: all zeros is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_ifru.ifru_flags = flags;
+    if pattern.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, byte) in request.ifr_name.iter_mut().zip(pattern.bytes()) {
+        *to = byte as libc::c_char;
+    }
+    let mut taps = Vec::new();
+    for _ in 0..queues {
+        let tap = rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        // SAFETY: TUNSETIFF reads an `ifreq` and writes the name in it, which later queues then share.
+        if unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETIFF, &raw mut request) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        taps.push(tap);
+    }
+    let name = request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| byte as u8).collect();
+    let name = String::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok((name, taps))
 }
 
 /// Lets the program of `command` be killed when the thread that starts it ends.

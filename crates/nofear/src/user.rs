@@ -24,6 +24,18 @@ pub fn current() -> User {
     guest_user(uid, rustix::process::getgid().as_raw(), account.or_else(|| sys::account(uid)))
 }
 
+/// A user's number, by name or as it is written; the file of users alone is asked for names.
+pub fn number(user: &str) -> Option<u32> {
+    if let Ok(number) = user.parse() {
+        return Some(number);
+    }
+    let passwd = fs::read_to_string("/etc/passwd").ok()?;
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(user)).then(|| fields.nth(1)?.parse().ok())?
+    })
+}
+
 /// A user's line in an `/etc/passwd` (passwd(5)).
 fn find(passwd: &[u8], uid: u32) -> Option<Account> {
     passwd.split(|byte| *byte == b'\n').find_map(|line| {

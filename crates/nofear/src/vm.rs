@@ -111,7 +111,7 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
     } = conduct;
     let listener = runtime_dir.listen()?;
     let next = CommandId(command.command.0 + 1);
-    let control = match status {
+    let mut control = match status {
         Some(status) => Some(Server::new(runtime_dir.listen_for_control()?, status, next)),
         None => None,
     };
@@ -122,17 +122,20 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
     let shows_console = config.console == Console::Stderr;
     let lasting = configure.profile.is_some();
     let mut beside = None;
-    if let Some(Network { device, guest, passt, resolver }) = network {
+    if let Some(Network { device, guest, beside: back_end, resolver, journal }) = network {
         config.network = Some(device);
         configure.network = Some(guest);
-        beside = Some((passt, resolver));
+        if let Some(server) = &mut control {
+            server.set_journal(journal);
+        }
+        beside = Some((back_end, resolver));
     }
     let resources = config.prepare().context("prepare the VM")?;
     // Until here a signal ends this process like any other, however long it takes to unpack a kernel or to
     // open a file; and it has one thread. Those that it starts from here on inherit the mask.
     let signals = Signals::block()?;
-    if let Some((passt, resolver)) = beside {
-        passt.watch()?;
+    if let Some((back_end, resolver)) = beside {
+        back_end.watch()?;
         resolver.start()?;
     }
     let vm = resources.confine(&policy).context("make the VM")?;

@@ -1,5 +1,7 @@
 //! The device: its configuration, and what wakes it.
 
+mod frames;
+
 use std::{
     collections::VecDeque,
     io,
@@ -11,12 +13,12 @@ use virtio::{Activation, Chain, Device, DeviceKind, EventFd, EventOps, EventSet,
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
 
 use crate::{
-    Backend, HEADER, Offloads, Outgoing,
-    filter::{self, Filter, HEAD, Packet, Policy, Query, Refusal, Verdict},
-    header::checked,
+    Backend, HEADER, Offloads,
+    filter::{self, Filter, HEAD, Journal, Policy, Refusal, Verdict},
     receive::{Delivery, deliver},
-    resolver::{Channel, MAX_PAYLOAD, Message},
+    resolver::{Channel, Message},
 };
+use frames::{ask, forward, take_in};
 
 /// The least MTU: IPv6's (RFC 8200, 5).
 pub const MIN_MTU: u16 = 1280;
@@ -24,14 +26,16 @@ pub const MIN_MTU: u16 = 1280;
 /// The most: IPv4's longest packet, rounded down as passt does.
 pub const MAX_MTU: u16 = 65_520;
 
+/// The most pairs of queues.
+pub const MAX_PAIRS: usize = 32;
+
 /// Entries of each queue: a segment of 64 KiB in pages takes 17 of them.
 const QUEUE_SIZE: u16 = 256;
-const RECEIVE: usize = 0;
-const TRANSMIT: usize = 1;
 
 // Data of events.
 const AGAIN: u32 = 0;
 const RESOLVER: u32 = 1;
+/// And those after it: one for each pair's back end.
 const BACKEND: u32 = 2;
 
 // Feature bits (virtio 1.2, 5.1.3).
@@ -45,8 +49,18 @@ const F_HOST_TSO4: u64 = 1 << 11;
 const F_HOST_TSO6: u64 = 1 << 12;
 const F_MRG_RXBUF: u64 = 1 << 15;
 const F_STATUS: u64 = 1 << 16;
+const F_CTRL_VQ: u64 = 1 << 17;
+const F_MQ: u64 = 1 << 22;
 
 const STATUS_LINK_UP: u16 = 1;
+
+/// Entries of the control queue.
+const CONTROL_SIZE: u16 = 16;
+
+/// Class and command of the one that we know (virtio 1.2, 5.1.6.5.5).
+const MQ_PAIRS_SET: [u8; 2] = [4, 0];
+const ACK_OK: u8 = 0;
+const ACK_ERROR: u8 = 1;
 
 /// Frames of our own that wait for the guest. A guest that asks and does not take the answers gets no more.
 const MAX_ANSWERS: usize = 64;
@@ -65,6 +79,8 @@ pub struct Config {
     pub mtu: u16,
     /// Where questions for names go; none: they get no answer.
     pub resolver: Option<Channel>,
+    /// Where it is written what was refused.
+    pub journal: Journal,
 }
 
 /// Why a [`Config`] is refused.
@@ -76,6 +92,9 @@ pub enum ConfigError {
     /// No more descriptors.
     #[error("create an event descriptor for a network device")]
     Event(#[source] io::Error),
+    /// No back end, or too many.
+    #[error("{0} pairs of queues: 1 to {MAX_PAIRS} are possible")]
+    Pairs(usize),
 }
 
 /// A network device; see the [crate's documentation](crate).
@@ -84,7 +103,8 @@ pub struct Net<B> {
     filter: Filter,
     mtu: u16,
     resolver: Option<Channel>,
-    backend: B,
+    /// One for each pair of queues.
+    backends: Vec<B>,
     /// The back end has ended; nothing goes or comes any more.
     ended: bool,
     /// Wakes the device itself, when it stopped in the middle of much work.
@@ -96,17 +116,28 @@ pub struct Net<B> {
 /// What belongs to a driver.
 #[derive(Debug)]
 struct Session {
-    receive: Queue,
-    transmit: Queue,
+    /// All that the driver has set up.
+    pairs: Vec<Pair>,
+    /// How many of them it uses.
+    active: usize,
+    /// Where it says so, with the queue's index.
+    control: Option<(usize, Queue)>,
     /// What the driver may ask of the back end.
     agreed: Offloads,
     mergeable: bool,
-    /// There may be frames from outside: no event says so again.
-    readable: bool,
-    /// Frames wait for room at the back end.
-    blocked: bool,
+    /// For each back end: there may be frames from outside, and no event says so again.
+    readable: Vec<bool>,
     /// Chains of the frame in hand; kept for their storage.
     hand: Vec<(Chain, u32)>,
+}
+
+/// A queue each way.
+#[derive(Debug)]
+struct Pair {
+    receive: Queue,
+    transmit: Queue,
+    /// Frames wait for room at the back end.
+    blocked: bool,
 }
 
 impl<B: Backend> Net<B> {
@@ -116,16 +147,29 @@ impl<B: Backend> Net<B> {
     ///
     /// What [`ConfigError`] lists.
     pub fn new(backend: B, config: Config) -> Result<Self, ConfigError> {
-        let Config { policy, mtu, resolver } = config;
+        Self::with_queues(vec![backend], config)
+    }
+
+    /// A device with a pair of queues for each of these back ends, at most [`MAX_PAIRS`]: one tap's queues. What
+    /// comes by any of them goes to a queue that the driver uses.
+    ///
+    /// # Errors
+    ///
+    /// What [`ConfigError`] lists.
+    pub fn with_queues(backends: Vec<B>, config: Config) -> Result<Self, ConfigError> {
+        if !(1..=MAX_PAIRS).contains(&backends.len()) {
+            return Err(ConfigError::Pairs(backends.len()));
+        }
+        let Config { policy, mtu, resolver, journal } = config;
         if !(MIN_MTU..=MAX_MTU).contains(&mtu) {
             return Err(ConfigError::Mtu(mtu));
         }
         let again = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(ConfigError::Event)?;
         Ok(Self {
-            filter: Filter::new(policy),
+            filter: Filter::with_journal(policy, journal),
             mtu,
             resolver,
-            backend,
+            backends,
             ended: false,
             again,
             answers: VecDeque::with_capacity(MAX_ANSWERS),
@@ -133,16 +177,20 @@ impl<B: Backend> Net<B> {
         })
     }
 
-    /// Takes frames of the guest.
-    fn transmit(&mut self) -> Result<(), QueueError> {
-        let Self { session: Some(session), filter, backend, resolver, answers, .. } = self else {
+    /// Takes frames of the guest from one pair's queue.
+    fn transmit(&mut self, pair: usize) -> Result<(), QueueError> {
+        let Self { session: Some(session), filter, backends, resolver, answers, .. } = self else {
+            return Ok(());
+        };
+        let agreed = session.agreed;
+        let (Some(pair), Some(backend)) = (session.pairs.get_mut(pair), backends.get_mut(pair)) else {
             return Ok(());
         };
         let now = Instant::now();
         let mut left = QUEUE_SIZE;
         let mut lost = None;
-        session.blocked = false;
-        while let Some(chain) = session.transmit.pop()? {
+        pair.blocked = false;
+        while let Some(chain) = pair.transmit.pop()? {
             if chain.writable() > 0 {
                 return Err(QueueError::Request("a buffer to send is writable"));
             }
@@ -153,12 +201,12 @@ impl<B: Backend> Net<B> {
                 return Err(QueueError::Request("a buffer to send is shorter than its header"));
             }
             match filter.judge(&head[HEADER..], length, now) {
-                Verdict::Forward(packet) => match forward(backend, head, &chain, &packet, session.agreed) {
+                Verdict::Forward(packet) => match forward(backend, head, &chain, &packet, agreed) {
                     Ok(true) => {}
                     Ok(false) => filter.note(Refusal::Offload, now),
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                        session.transmit.undo_pop(chain);
-                        session.blocked = true;
+                        pair.transmit.undo_pop(chain);
+                        pair.blocked = true;
                         break;
                     }
                     Err(e) => lost = Some(e),
@@ -167,7 +215,7 @@ impl<B: Backend> Net<B> {
                 Verdict::Resolve(packet, query) => ask(resolver.as_ref(), &chain, &packet, query),
                 Verdict::Answer(_) | Verdict::Drop => {}
             }
-            session.transmit.push(chain, 0)?;
+            pair.transmit.push(chain, 0)?;
             left -= 1;
             if left == 0 {
                 // Fails only when the counter is full, and then it wakes us anyway.
@@ -176,10 +224,10 @@ impl<B: Backend> Net<B> {
             }
         }
         match backend.flush() {
-            Ok(all) => session.blocked |= !all,
+            Ok(all) => pair.blocked |= !all,
             Err(e) => lost = Some(e),
         }
-        session.transmit.announce()?;
+        pair.transmit.announce()?;
         if let Some(e) = lost {
             // A full queue of the host's, most likely, or the end, which `receive` sees.
             log::debug!("network: a frame could not be sent: {e}");
@@ -189,46 +237,53 @@ impl<B: Backend> Net<B> {
 
     /// Gives the guest what is there for it: answers of our own, then frames from outside.
     fn receive(&mut self) -> Result<(), QueueError> {
-        let Self { session: Some(session), filter, backend, answers, .. } = self else { return Ok(()) };
-        let Session { receive, hand, mergeable, readable, .. } = session;
-        let mut put =
-            |header, frame: &[u8]| deliver(receive, hand, header, frame, *mergeable, QUEUE_SIZE.into());
-        let now = Instant::now();
-        let mut room = true;
-        while let Some(frame) = answers.front() {
-            if put([0; HEADER], frame)? == Delivery::NoRoom {
-                room = false;
-                break;
-            }
-            answers.pop_front();
-        }
-        let mut left = TURN;
-        while room && *readable && !self.ended {
-            match backend.peek() {
-                Ok(incoming) => {
-                    let (head, length) = (incoming.frame, incoming.frame.len());
-                    if filter.admit(&head[..length.min(HEAD)], length, now)
-                        && put(incoming.header, incoming.frame)? == Delivery::NoRoom
-                    {
-                        room = false;
-                        continue;
-                    }
-                    backend.consume();
+        let Self { session: Some(session), filter, backends, answers, ended, again, .. } = self else {
+            return Ok(());
+        };
+        let Session { pairs, active, hand, mergeable, readable, .. } = session;
+        if let Some(Pair { receive, .. }) = pairs.first_mut().filter(|_| !answers.is_empty()) {
+            while let Some(frame) = answers.front() {
+                let done = deliver(receive, hand, [0; HEADER], frame, *mergeable, QUEUE_SIZE.into())?;
+                if done == Delivery::NoRoom {
+                    break;
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => *readable = false,
-                Err(e) if ends(&e) => {
-                    self.ended = true;
-                    log::warn!("network: the connection to the outside has ended: {e}");
-                }
-                Err(e) => log::debug!("network: a frame could not be received: {e}"),
+                answers.pop_front();
             }
-            left -= 1;
-            if left == 0 {
-                let _ = self.again.write(1);
-                break;
-            }
+            receive.announce()?;
         }
-        receive.announce()
+        for (index, (backend, readable)) in backends.iter_mut().zip(readable).enumerate() {
+            let Some(Pair { receive, .. }) = pairs.get_mut(index % *active) else { break };
+            if !*readable {
+                continue;
+            }
+            let put =
+                |header, frame: &[u8]| deliver(receive, hand, header, frame, *mergeable, QUEUE_SIZE.into());
+            if take_in(backend, filter, readable, ended, put)? {
+                // Fails only when the counter is full, and then it wakes us anyway.
+                let _ = again.write(1);
+            }
+            receive.announce()?;
+        }
+        Ok(())
+    }
+
+    /// Does what the driver says by its control queue: how many pairs it uses (virtio 1.2, 5.1.6.5.5), and nothing
+    /// else.
+    fn control(&mut self) -> Result<(), QueueError> {
+        let Some(Session { control: Some((_, queue)), active, pairs, .. }) = &mut self.session else {
+            return Ok(());
+        };
+        let most = pairs.len();
+        queue.drain(|chain| {
+            let mut command = [0; 4];
+            let known = chain.read_at(0, &mut command) && command[..2] == MQ_PAIRS_SET;
+            let wanted = usize::from(u16::from_le_bytes([command[2], command[3]]));
+            let fine = known && (1..=most).contains(&wanted);
+            if fine {
+                *active = wanted;
+            }
+            u32::from(chain.write_at(0, &[if fine { ACK_OK } else { ACK_ERROR }]))
+        })
     }
 
     /// Takes what the resolver says.
@@ -261,57 +316,16 @@ impl<B: Backend> Net<B> {
     }
 }
 
-/// The error says that there will never be a frame again.
-fn ends(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-    )
-}
-
-/// Sends a packet: the part of it that was judged from `head`, the rest from the chain. False, and nothing
-/// sent, when its header asks for what can't be.
-fn forward(
-    backend: &mut impl Backend,
-    head: &mut [u8],
-    chain: &Chain,
-    packet: &Packet,
-    agreed: Offloads,
-) -> io::Result<bool> {
-    let Some((raw, _)) = head.split_first_chunk_mut::<HEADER>() else { return Ok(false) };
-    let Some(header) = checked(raw, packet, agreed) else { return Ok(false) };
-    *raw = header;
-    let judged = head.len().min(HEADER + packet.end);
-    let rest = HEADER + packet.end - judged;
-    backend.send(Outgoing { head: &head[..judged], chain, offset: judged, rest })?;
-    Ok(true)
-}
-
-/// Hands a question to the resolver; one that finds no room is asked again by the guest.
-fn ask(resolver: Option<&Channel>, chain: &Chain, packet: &Packet, query: Query) {
-    let Some(resolver) = resolver else { return };
-    let at = packet.offset + UDP_HEADER;
-    let length = packet.end.saturating_sub(at);
-    if length > MAX_PAYLOAD {
-        return;
-    }
-    let mut payload = vec![0; length];
-    if chain.read_at(HEADER + at, &mut payload) {
-        let sent = resolver.send(&Message::Datagram { query, payload });
-        if let Err(e) = sent {
-            log::debug!("network: a question for a name was dropped: {e}");
-        }
-    }
-}
-
 impl<B: Backend> Device for Net<B> {
     fn kind(&self) -> DeviceKind {
         DeviceKind(1)
     }
 
     fn features(&self) -> u64 {
-        let Offloads { checksum, tso4, tso6 } = self.backend.offloads();
+        let all = self.backends.first().map_or(Offloads::NONE, Backend::offloads);
+        let Offloads { checksum, tso4, tso6 } = all;
         let mut features = F_MTU | F_MAC | F_MRG_RXBUF | F_STATUS;
+        features |= if self.backends.len() > 1 { F_CTRL_VQ | F_MQ } else { 0 };
         for (has, bits) in [
             (checksum, F_CSUM | F_GUEST_CSUM),
             (tso4, F_HOST_TSO4 | F_GUEST_TSO4),
@@ -323,13 +337,20 @@ impl<B: Backend> Device for Net<B> {
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        vec![QUEUE_SIZE; 2]
+        match self.backends.len() {
+            1 => vec![QUEUE_SIZE; 2],
+            pairs => [vec![QUEUE_SIZE; 2 * pairs], vec![CONTROL_SIZE]].concat(),
+        }
+    }
+
+    fn needed_queues(&self) -> usize {
+        2
     }
 
     /// MAC, status, pairs of queues, MTU (virtio 1.2, 5.1.4).
     fn config(&self) -> Vec<u8> {
         let mut config = self.filter.policy().mac.0.to_vec();
-        for field in [STATUS_LINK_UP, 1, self.mtu] {
+        for field in [STATUS_LINK_UP, self.backends.len() as u16, self.mtu] {
             config.extend(field.to_le_bytes());
         }
         config
@@ -337,21 +358,30 @@ impl<B: Backend> Device for Net<B> {
 
     fn activate(&mut self, live: Activation, events: &mut EventOps) -> io::Result<()> {
         let has = |bit: u64| live.features & bit != 0;
-        let [receive, transmit] =
-            <[Queue; 2]>::try_from(live.queues).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // Behind all pairs, or behind the one (virtio 1.2, 5.1.2).
+        let most = if has(F_MQ) && has(F_CTRL_VQ) { self.backends.len() } else { 1 };
+        let mut queues = live.queues.into_iter();
+        let mut pairs = Vec::with_capacity(most);
+        while pairs.len() < most
+            && let (Some(receive), Some(transmit)) = (queues.next(), queues.next())
+        {
+            pairs.push(Pair { receive, transmit, blocked: false });
+        }
+        if pairs.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let control = queues.next().filter(|_| has(F_CTRL_VQ)).map(|queue| (2 * most, queue));
         let agreed = Offloads { checksum: has(F_CSUM), tso4: has(F_HOST_TSO4), tso6: has(F_HOST_TSO6) };
-        self.backend.start(Offloads {
-            checksum: has(F_GUEST_CSUM),
-            tso4: has(F_GUEST_TSO4),
-            tso6: has(F_GUEST_TSO6),
-        })?;
+        let guest =
+            Offloads { checksum: has(F_GUEST_CSUM), tso4: has(F_GUEST_TSO4), tso6: has(F_GUEST_TSO6) };
+        self.backends.iter_mut().try_for_each(|backend| backend.start(guest))?;
         self.session = Some(Session {
-            receive,
-            transmit,
+            pairs,
+            active: 1,
+            control,
             agreed,
             mergeable: has(F_MRG_RXBUF),
-            readable: true,
-            blocked: false,
+            readable: vec![true; self.backends.len()],
             hand: Vec::with_capacity(32),
         });
         let mut watch =
@@ -361,36 +391,42 @@ impl<B: Backend> Device for Net<B> {
             watch(resolver.as_fd().as_raw_fd(), RESOLVER, EventSet::IN | EventSet::EDGE_TRIGGERED)?;
         }
         let set = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
-        watch(self.backend.descriptor().as_raw_fd(), BACKEND, set)
+        let descriptors = self.backends.iter().map(|backend| backend.descriptor().as_raw_fd());
+        descriptors.zip(BACKEND..).try_for_each(|(fd, data)| watch(fd, data, set))
     }
 
     fn queue_ready(&mut self, queue: usize, _: &mut EventOps) -> Result<(), QueueError> {
-        match queue {
-            RECEIVE => self.receive(),
-            TRANSMIT => {
-                self.transmit()?;
-                // What the guest asked the gateway is answered at once.
-                if self.answers.is_empty() { Ok(()) } else { self.receive() }
-            }
-            _ => Ok(()),
+        let control = self.session.as_ref().and_then(|session| session.control.as_ref());
+        if control.is_some_and(|(index, _)| *index == queue) {
+            return self.control();
         }
+        if queue.is_multiple_of(2) {
+            return self.receive();
+        }
+        self.transmit(queue / 2)?;
+        // What the guest asked the gateway is answered at once.
+        if self.answers.is_empty() { Ok(()) } else { self.receive() }
     }
 
     fn event(&mut self, event: Events, _: &mut EventOps) -> Result<(), QueueError> {
         let set = event.event_set();
         match event.data() {
             RESOLVER => self.listen(),
-            BACKEND => {
-                let Some(session) = &mut self.session else { return Ok(()) };
-                session.readable |= set.intersects(EventSet::IN | EventSet::HANG_UP | EventSet::ERROR);
-                if set.contains(EventSet::OUT) && session.blocked {
-                    self.transmit()?;
-                }
-            }
-            _ => {
+            AGAIN => {
                 let _ = self.again.read();
                 self.listen();
-                self.transmit()?;
+                (0..self.backends.len()).try_for_each(|pair| self.transmit(pair))?;
+            }
+            data => {
+                let Some(session) = &mut self.session else { return Ok(()) };
+                let index = data.saturating_sub(BACKEND) as usize;
+                if let Some(readable) = session.readable.get_mut(index) {
+                    *readable |= set.intersects(EventSet::IN | EventSet::HANG_UP | EventSet::ERROR);
+                }
+                let blocked = session.pairs.get(index).is_some_and(|pair| pair.blocked);
+                if set.contains(EventSet::OUT) && blocked {
+                    self.transmit(index)?;
+                }
             }
         }
         self.receive()
@@ -403,7 +439,8 @@ impl<B: Backend> Device for Net<B> {
         }
         // Removing what was not added, when activation failed half-way, fails and does no harm.
         let fds = [Some(self.again.as_raw_fd()), self.resolver.as_ref().map(|r| r.as_fd().as_raw_fd())];
-        for fd in fds.into_iter().flatten().chain([self.backend.descriptor().as_raw_fd()]) {
+        let backends = self.backends.iter().map(|backend| backend.descriptor().as_raw_fd());
+        for fd in fds.into_iter().flatten().chain(backends) {
             let _ = events.remove(Events::empty_raw(fd));
         }
     }
@@ -411,8 +448,9 @@ impl<B: Backend> Device for Net<B> {
 
 impl<B> Drop for Net<B> {
     fn drop(&mut self) {
-        if self.filter.refusals().total() > 0 {
-            log::info!("network: {}", self.filter.refusals());
+        let refusals = self.filter.refusals();
+        if refusals.total() > 0 {
+            log::info!("network: {refusals}");
         }
     }
 }

@@ -15,13 +15,15 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
+    sync::MutexGuard,
     time::{Duration, Instant},
 };
 
 pub use answers::{Query, datagram};
 pub use cidr::{Cidr, CidrError, Rule};
+pub use class::{Ranges, ranges};
 pub use frame::{HEAD, MAX_FRAME, Packet, Transport};
-pub use refusals::{Refusal, Refusals};
+pub use refusals::{Entry, Journal, Refusal, Refusals};
 
 use class::Class;
 use frame::{Arp, Content, Link};
@@ -122,13 +124,18 @@ pub struct Filter {
     policy: Policy,
     /// What names have opened, and replies to datagrams.
     opened: Opened,
-    refusals: Refusals,
+    journal: Journal,
 }
 
 impl Filter {
     /// A filter of this policy.
     pub fn new(policy: Policy) -> Self {
-        Self { policy, opened: Opened::default(), refusals: Refusals::default() }
+        Self::with_journal(policy, Journal::default())
+    }
+
+    /// A filter that writes what it refuses there.
+    pub fn with_journal(policy: Policy, journal: Journal) -> Self {
+        Self { policy, opened: Opened::default(), journal }
     }
 
     /// The policy.
@@ -137,8 +144,8 @@ impl Filter {
     }
 
     /// What was refused so far.
-    pub fn refusals(&self) -> &Refusals {
-        &self.refusals
+    pub fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.journal.open()
     }
 
     /// Judges a frame of `length` bytes that the guest sends; `head` are its first ones, at least [`HEAD`]
@@ -213,7 +220,7 @@ impl Filter {
 
     /// Counts a frame that was refused for what the filter does not see.
     pub fn note(&mut self, refusal: Refusal, now: Instant) {
-        self.refusals.note(refusal, None, now);
+        self.journal.open().note(refusal, None, now);
     }
 
     fn arp(&mut self, arp: &Arp, now: Instant) -> Verdict {
@@ -255,7 +262,7 @@ impl Filter {
             Ok(Route::Out) if link.destination == self.policy.gateway_mac => Verdict::Forward(packet),
             Ok(Route::Out) => self.refuse(Refusal::Link, Some(&packet), now),
             Err(refusal) => {
-                self.refusals.note(refusal, Some(&packet), now);
+                self.journal.open().note(refusal, Some(&packet), now);
                 // The program that wants to go there hears of it at once, and does not wait.
                 answers::unreachable(&self.policy, &packet, head).map_or(Verdict::Drop, Verdict::Answer)
             }
@@ -338,7 +345,7 @@ impl Filter {
     }
 
     fn refuse(&mut self, refusal: Refusal, packet: Option<&Packet>, now: Instant) -> Verdict {
-        self.refusals.note(refusal, packet, now);
+        self.journal.open().note(refusal, packet, now);
         Verdict::Drop
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! ```
 //! use std::os::unix::net::UnixStream;
-//! use nofear_virtio_net::{Config, Net, PasstStream, filter::{Ends, Mac, Policy}};
+//! use nofear_virtio_net::{Config, Net, PasstStream, filter::{Ends, Journal, Mac, Policy}};
 //!
 //! let (ours, _passt) = UnixStream::pair()?;
 //! let policy = Policy {
@@ -17,7 +17,8 @@
 //!     v4: Some(Ends { guest: [10, 1, 2, 2].into(), gateway: [10, 1, 2, 1].into() }),
 //!     ..Policy::default()
 //! };
-//! let net = Net::new(PasstStream::new(ours), Config { policy, mtu: 1500, resolver: None })?;
+//! let config = Config { policy, mtu: 1500, resolver: None, journal: Journal::default() };
+//! let net = Net::new(PasstStream::new(ours), config)?;
 //! let (transport, worker) = virtio::connect(net, guest_memory())?;
 //! # fn guest_memory() -> virtio::Memory { virtio::testing::memory() }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -31,6 +32,6 @@ mod receive;
 pub mod resolver;
 
 pub use backend::{Backend, Incoming, Outgoing, PasstStream, Tap, TapError};
-pub use device::{Config, ConfigError, MAX_MTU, MIN_MTU, Net};
+pub use device::{Config, ConfigError, MAX_MTU, MAX_PAIRS, MIN_MTU, Net};
 pub use filter::MAX_FRAME;
 pub use header::{HEADER, Offloads};

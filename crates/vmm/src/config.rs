@@ -4,7 +4,10 @@ use std::{fs::File, os::fd::OwnedFd, os::unix::net::UnixStream, path::PathBuf};
 
 use loader::InitramfsSource;
 use ninep::Export;
-use virtio_net::{filter::Policy, resolver::Channel};
+use virtio_net::{
+    filter::{Journal, Policy},
+    resolver::Channel,
+};
 
 /// The least guest memory, in bytes.
 pub const MIN_MEMORY: u64 = 64 << 20;
@@ -114,13 +117,16 @@ pub struct Network {
     pub mtu: u16,
     /// Where the guest's questions for names go; none: they get no answer.
     pub resolver: Option<Channel>,
+    /// Where it is written what was refused.
+    pub journal: Journal,
 }
 
 /// What carries a network interface's frames: descriptors that somebody has opened.
 #[derive(Debug)]
 pub enum Link {
-    /// A tap, made with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR, that is up on the host.
-    Tap(OwnedFd),
+    /// A tap, made with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR, that is up on the host: a descriptor for each of its
+    /// queues, at most 32. More than one need IFF_MULTI_QUEUE.
+    Tap(Vec<OwnedFd>),
     /// A connected stream to passt.
     Passt(UnixStream),
 }

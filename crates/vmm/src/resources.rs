@@ -164,12 +164,13 @@ fn open_vsock(config: crate::Vsock) -> Result<vsock::Vsock, Error> {
 }
 
 fn open_network(config: Network) -> Result<Interface, Error> {
-    let Network { link, policy, mtu, resolver } = config;
-    let config = virtio_net::Config { policy, mtu, resolver };
+    let Network { link, policy, mtu, resolver, journal } = config;
+    let config = virtio_net::Config { policy, mtu, resolver, journal };
     let device = match link {
-        Link::Tap(tap) => {
-            let tap = Tap::new(tap).map_err(|e| Error::Device("network".into(), Box::new(e)))?;
-            Net::new(tap, config).map(Interface::Tap)
+        Link::Tap(queues) => {
+            let taps = queues.into_iter().map(Tap::new).collect::<Result<_, _>>();
+            let taps = taps.map_err(|e| Error::Device("network".into(), Box::new(e)))?;
+            Net::with_queues(taps, config).map(Interface::Tap)
         }
         Link::Passt(stream) => Net::new(PasstStream::new(stream), config).map(Interface::Passt),
     };

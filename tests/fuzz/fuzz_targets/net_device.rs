@@ -18,11 +18,13 @@ use libfuzzer_sys::fuzz_target;
 use virtio::testing::{Buffer, Driver};
 use virtio_net::{
     Config, HEADER, MAX_FRAME, Net, PasstStream,
-    filter::{Cidr, Ends, Mac, Policy, Query, Rule},
+    filter::{Cidr, Ends, Journal, Mac, Policy, Query, Rule},
     resolver::{Channel, Message},
 };
 
-const SIZES: [u16; 2] = [256; 2];
+/// Two pairs of queues, and the control queue.
+const SIZES: [u16; 5] = [256, 256, 256, 256, 16];
+const CONTROL: usize = 4;
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 111, 2, 2);
@@ -42,22 +44,31 @@ struct Input {
 #[derive(Arbitrary, Debug)]
 enum Action {
     Send {
+        second: bool,
         frame: Frame,
         header: Option<[u8; HEADER]>,
         cut: u8,
     },
     Raw(Vec<u8>),
+    /// What the driver says by its control queue.
+    Command {
+        command: [u8; 2],
+        pairs: u16,
+        cut: u8,
+    },
     Feed {
+        second: bool,
         count: u8,
         size: u16,
     },
     Take,
     /// The peer sends a frame, or bytes that are none.
     Come {
+        second: bool,
         frame: Frame,
         long: u16,
     },
-    Garbage(Vec<u8>),
+    Garbage(bool, Vec<u8>),
     Answer {
         v6: bool,
         port: u16,
@@ -74,7 +85,7 @@ enum Action {
     },
     Reset,
     BreakRing {
-        queue: bool,
+        queue: u8,
         head: u16,
     },
 }
@@ -165,18 +176,27 @@ impl Frame {
 
 struct Session {
     driver: Driver,
-    peer: UnixStream,
+    /// One for each pair of queues.
+    peers: [Peer; 2],
     resolver: Channel,
-    /// Bytes that came to the peer and are no whole frame yet.
+    /// How many buffers each receive queue has.
+    fed: [usize; 2],
+}
+
+struct Peer {
+    stream: UnixStream,
+    /// Bytes that came and are no whole frame yet.
     rest: Vec<u8>,
-    fed: usize,
     broken: bool,
 }
 
 impl Session {
     fn start(input: &Input) -> Self {
-        let (ours, peer) = UnixStream::pair().expect("a socket pair");
-        peer.set_nonblocking(true).expect("a socket that does not wait");
+        let [(one, first), (other, second)] = [(); 2].map(|()| {
+            let (ours, stream) = UnixStream::pair().expect("a socket pair");
+            stream.set_nonblocking(true).expect("a socket that does not wait");
+            (PasstStream::new(ours), Peer { stream, rest: Vec::new(), broken: false })
+        });
         let (channel, resolver) = Channel::pair().expect("a socket pair");
         let everything = ["0.0.0.0/0", "::/0"]
             .map(|text| Rule { range: text.parse::<Cidr>().expect("a range"), port: None });
@@ -192,31 +212,37 @@ impl Session {
             published_udp: vec![40_000],
             ..Policy::default()
         };
-        let config = Config { policy, mtu: 9000, resolver: Some(channel) };
-        let net = Net::new(PasstStream::new(ours), config).expect("a valid configuration");
-        Self { driver: Driver::start(net), peer, resolver, rest: Vec::new(), fed: 0, broken: false }
+        let config = Config { policy, mtu: 9000, resolver: Some(channel), journal: Journal::default() };
+        let net = Net::with_queues(vec![one, other], config).expect("a valid configuration");
+        Self { driver: Driver::start(net), peers: [first, second], resolver, fed: [0; 2] }
     }
 
     /// Reads what left the guest, and looks at it.
     fn look(&mut self) {
         let mut chunk = [0; 1 << 16];
-        while let Ok(length @ 1..) = self.peer.read(&mut chunk) {
-            self.rest.extend(&chunk[..length]);
-        }
-        while let Some(length) = self.rest.first_chunk().map(|raw| u32::from_be_bytes(*raw) as usize) {
-            assert!(length <= MAX_FRAME, "a frame of {length} bytes");
-            let Some(frame) = self.rest.get(4..4 + length) else { break };
-            check(frame);
-            self.rest.drain(..4 + length);
+        for Peer { stream, rest, .. } in &mut self.peers {
+            while let Ok(length @ 1..) = stream.read(&mut chunk) {
+                rest.extend(&chunk[..length]);
+            }
+            while let Some(length) = rest.first_chunk().map(|raw| u32::from_be_bytes(*raw) as usize) {
+                assert!(length <= MAX_FRAME, "a frame of {length} bytes");
+                let Some(frame) = rest.get(4..4 + length) else { break };
+                check(frame);
+                rest.drain(..4 + length);
+            }
         }
     }
 
-    fn send(&mut self, raw: &[u8], cut: usize) {
+    fn send(&mut self, queue: usize, raw: &[u8], cut: usize) {
         let (first, second) = raw.split_at(cut.min(raw.len()));
-        self.driver.add(1, &[Buffer::Readable(first), Buffer::Readable(second)]);
+        self.driver.add(queue, &[Buffer::Readable(first), Buffer::Readable(second)]);
+        self.wait(queue);
+    }
+
+    fn wait(&mut self, queue: usize) {
         // A buffer comes back, or the peer has to read first, or the device wants a reset.
         for _ in 0..20_000 {
-            if self.driver.used(1).is_some() {
+            if self.driver.used(queue).is_some() {
                 return;
             }
             self.look();
@@ -230,30 +256,37 @@ impl Session {
 
     fn reset(&mut self) {
         self.driver.initialise(&SIZES);
-        self.fed = 0;
+        self.fed = [0; 2];
     }
 
     fn act(&mut self, action: &Action) {
         match action {
-            Action::Send { frame, header, cut } => {
+            Action::Send { second, frame, header, cut } => {
                 let raw = [&header.unwrap_or_default()[..], &frame.bytes(true)].concat();
-                self.send(&raw, usize::from(*cut));
+                self.send(1 + 2 * usize::from(*second), &raw, usize::from(*cut));
             }
-            Action::Raw(bytes) => self.send(bytes, bytes.len() / 2),
-            Action::Feed { count, size } => {
-                for _ in 0..usize::from(count % 32).min(usize::from(SIZES[0]) - self.fed) {
-                    self.driver.add(0, &[Buffer::Writable(u32::from(*size).max(HEADER as u32))]);
-                    self.fed += 1;
+            Action::Raw(bytes) => self.send(1, bytes, bytes.len() / 2),
+            Action::Command { command, pairs, cut } => {
+                let said = [&command[..], &pairs.to_le_bytes()].concat();
+                let said = &said[..said.len() - usize::from(cut % 4)];
+                self.driver.add(CONTROL, &[Buffer::Readable(said), Buffer::Writable(1)]);
+                self.wait(CONTROL);
+            }
+            Action::Feed { second, count, size } => {
+                let pair = usize::from(*second);
+                for _ in 0..usize::from(count % 32).min(usize::from(SIZES[0]) - self.fed[pair]) {
+                    self.driver.add(2 * pair, &[Buffer::Writable(u32::from(*size).max(HEADER as u32))]);
+                    self.fed[pair] += 1;
                 }
             }
             Action::Take => self.take(),
-            Action::Come { frame, long } => {
+            Action::Come { second, frame, long } => {
                 let mut frame = frame.bytes(false);
                 frame.resize(frame.len() + usize::from(long % 9000), 9);
                 let length = frame.len() as u32;
-                self.come(&[&length.to_be_bytes()[..], &frame].concat());
+                self.come(*second, &[&length.to_be_bytes()[..], &frame].concat());
             }
-            Action::Garbage(bytes) => self.come(bytes),
+            Action::Garbage(second, bytes) => self.come(*second, bytes),
             Action::Answer { v6, port, length } => {
                 let query = Query { v6: *v6, port: *port };
                 let payload = vec![1; usize::from(length % 4096)];
@@ -269,9 +302,10 @@ impl Session {
             }
             Action::Reset => self.reset(),
             Action::BreakRing { queue, head } => {
-                self.driver.publish(usize::from(*queue), (*head).max(SIZES[0]));
+                let queue = usize::from(*queue) % SIZES.len();
+                self.driver.publish(queue, (*head).max(SIZES[0]));
                 // A receive queue is looked at when something is to go; a reset must work in any case.
-                if *queue {
+                if queue % 2 == 1 {
                     self.driver.wait_needs_reset();
                 }
                 self.reset();
@@ -282,16 +316,19 @@ impl Session {
     }
 
     /// A stream that was cut once has no frames any more.
-    fn come(&mut self, bytes: &[u8]) {
-        if !self.broken {
-            self.broken = !matches!(self.peer.write(bytes), Ok(length) if length == bytes.len());
+    fn come(&mut self, second: bool, bytes: &[u8]) {
+        let Peer { stream, broken, .. } = &mut self.peers[usize::from(second)];
+        if !*broken {
+            *broken = !matches!(stream.write(bytes), Ok(length) if length == bytes.len());
         }
     }
 
     fn take(&mut self) {
-        while let Some(used) = self.driver.used(0) {
-            self.fed -= 1;
-            assert!(used.length as usize <= used.written.len(), "more than the buffer has");
+        for (pair, fed) in self.fed.iter_mut().enumerate() {
+            while let Some(used) = self.driver.used(2 * pair) {
+                *fed -= 1;
+                assert!(used.length as usize <= used.written.len(), "more than the buffer has");
+            }
         }
     }
 }
@@ -329,5 +366,5 @@ fuzz_target!(|input: Input| {
     session.take();
     // However it was treated, it serves the next driver.
     session.reset();
-    session.send(&[0; HEADER], HEADER);
+    session.send(1, &[0; HEADER], HEADER);
 });

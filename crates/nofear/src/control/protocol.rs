@@ -42,6 +42,12 @@ pub enum Ask {
     },
     /// Start one more command.
     Exec(Exec),
+    /// What the network has refused: answered with [`Event::NetLog`].
+    NetLog {
+        /// Only lines with a higher number.
+        #[serde(default)]
+        after: u64,
+    },
 }
 
 /// A command to start in the VM. Its answers are a [`Event::Stream`] for each stream, [`Event::Started`] and then
@@ -163,6 +169,13 @@ pub enum Event {
         /// The guest's error number.
         errno: i32,
     },
+    /// See [`Ask::NetLog`].
+    NetLog {
+        /// The last of what was said, the oldest first; at most 256.
+        lines: Vec<NetLine>,
+        /// How many frames were refused in all, by reason.
+        counts: Vec<NetCount>,
+    },
     /// It ended. Its streams may still carry bytes.
     Ended {
         /// Its exit status, if it ended by itself.
@@ -181,6 +194,26 @@ impl From<End> for Event {
             End::Signaled(signal) => Self::Ended { status: None, signal: Some(signal) },
         }
     }
+}
+
+/// What was refused, as it was said; at most one line in two seconds after the first few.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetLine {
+    /// Counts up, from 1.
+    pub number: u64,
+    /// In milliseconds since 1970.
+    pub time: u64,
+    /// For people.
+    pub text: String,
+}
+
+/// How much was refused for a reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetCount {
+    /// For people.
+    pub reason: String,
+    /// Frames.
+    pub frames: u64,
 }
 
 /// What a VM is.
@@ -278,6 +311,7 @@ mod tests {
     fn lines_are_as_they_are_documented() {
         let line = |request: Ask| serde_json::to_string(&Request::from(request)).unwrap();
         assert_eq!(line(Ask::Status), r#"{"version":1,"request":"status"}"#);
+        assert_eq!(line(Ask::NetLog { after: 3 }), r#"{"version":1,"request":"net-log","after":3}"#);
         assert_eq!(line(Ask::Stop { force: true }), r#"{"version":1,"request":"stop","force":true}"#);
         let request = r#"{"version":1,"request":"exec","argv":["sh",[255]],"terminal":{"rows":24,"columns":80},"new":0}"#;
         let Ask::Exec(exec) = serde_json::from_str::<Request>(request).unwrap().ask else { panic!() };

@@ -16,7 +16,9 @@ use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg, sockopt::socket_peercred,
 };
 use rustix::process::{Signal, Uid};
+use vmm::net::filter::Journal;
 
+use super::net;
 use super::protocol::{Ask, Event, LifeState, MAX_LINE, Request, Status, ToCommand, VERSION};
 
 #[cfg(test)]
@@ -55,6 +57,8 @@ pub struct Server {
     /// The commands that were asked for here.
     commands: BTreeMap<CommandId, Command>,
     next_command: u32,
+    /// What the network's filter has refused; none: there is no network.
+    journal: Option<Journal>,
 }
 
 struct Client {
@@ -104,7 +108,13 @@ impl Server {
             next_client: 0,
             commands: BTreeMap::new(),
             next_command: first.0,
+            journal: None,
         }
+    }
+
+    /// There is a network, and this is written of it.
+    pub fn set_journal(&mut self, journal: Journal) {
+        self.journal = Some(journal);
     }
 
     /// What to poll for reading.
@@ -188,6 +198,13 @@ impl Server {
     fn on_ask(&mut self, id: u64, ask: Ask, wishes: &mut Vec<Wish>) -> io::Result<()> {
         let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
         match ask {
+            Ask::NetLog { after } => {
+                let event = match &self.journal {
+                    Some(journal) => net::event(&journal.open(), after),
+                    None => Event::Error { text: "it has no network".into() },
+                };
+                client.tell(&event, None)
+            }
             Ask::Status => client.tell(&Event::Status(self.status.clone()), None),
             Ask::Stop { force } => {
                 wishes.push(Wish::Stop { force });

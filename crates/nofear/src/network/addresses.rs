@@ -7,6 +7,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use vmm::net::filter::{Cidr, Ends, Mac};
 
 use super::host::Host;
+use super::tap::protocol::Ready;
 
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,14 @@ impl Addresses {
         let mut random = [0; 6];
         getrandom(&mut random, GetRandomFlags::empty()).context("get random bytes")?;
         Ok(Self::of(host, random))
+    }
+
+    /// Those that a helper has chosen. Whatever else it says, they are a VM's.
+    pub fn given(ready: &Ready) -> anyhow::Result<Self> {
+        let v4 = ready.v4.map(|[guest, gateway]| Ends { guest, gateway });
+        let v6 = ready.v6.map(|[guest, gateway]| Ends { guest, gateway });
+        let pools = ready.pools.iter().map(|range| range.parse()).collect::<Result<_, _>>()?;
+        Ok(Self { mac: ready.mac.parse()?, gateway_mac: ready.gateway_mac.parse()?, v4, v6, pools })
     }
 
     fn of(host: &Host, [a, b, c, d, e, f]: [u8; 6]) -> Self {

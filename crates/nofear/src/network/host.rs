@@ -25,6 +25,9 @@ const RTN_UNICAST: u8 = 1;
 const RT_TABLE_MAIN: u8 = 254;
 const AF_INET: u8 = 2;
 
+/// Who has made a route (`rtm_protocol`): a number of our own for those to VMs, which are no reason to move away.
+pub const ROUTE_PROTOCOL: u8 = 110;
+
 /// The header of a message, and of what an address or a route begins with.
 const HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
@@ -100,12 +103,12 @@ impl Host {
 
     /// `rtmsg`: family, destination's and source's length, TOS, table, protocol, scope, type, flags.
     fn add_route(&mut self, body: &[u8]) {
-        let (Some(&[family, length, _, _, table, _, _, kind]), Some(attributes)) =
+        let (Some(&[family, length, _, _, table, protocol, _, kind]), Some(attributes)) =
             (body.first_chunk(), body.get(ROUTE_HEADER..))
         else {
             return;
         };
-        if kind != RTN_UNICAST {
+        if kind != RTN_UNICAST || protocol == ROUTE_PROTOCOL {
             return;
         }
         if length == 0 {

@@ -68,8 +68,10 @@ impl NetworkArgs {
 /// What connects the program to the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// passt where it is installed, else nothing
+    /// A tap where 'nofear setup' was done, else passt where it is installed, else nothing
     Auto,
+    /// A tap of this machine, by the helper that 'nofear setup' installs: the fastest
+    Tap,
     /// passt, which needs no root
     Passt,
     /// Nothing

@@ -20,7 +20,7 @@ use rustix::net::{
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::Timespec;
-use vmm::net::filter::Query;
+use vmm::net::filter::{Journal, Query};
 use vmm::net::resolver::{Channel, MAX_HOST, MAX_PAYLOAD, Message};
 use vmm::{Reach, Rights, ThreadKind};
 
@@ -105,12 +105,13 @@ pub struct Resolver {
     names: Names,
     /// Only names that are allowed are asked for: a question is a message to the outside, too.
     offline: bool,
+    journal: Journal,
 }
 
 impl Resolver {
-    /// Answers what comes by `channel`.
-    pub fn new(channel: Channel, names: Names, offline: bool) -> Self {
-        Self { channel, names, offline }
+    /// Answers what comes by `channel`, and writes to `journal` what it does not.
+    pub fn new(channel: Channel, names: Names, offline: bool, journal: Journal) -> Self {
+        Self { channel, names, offline, journal }
     }
 
     /// Starts the forwarder on a thread of its own, which ends with the device.
@@ -121,6 +122,7 @@ impl Resolver {
             channel: self.channel,
             names: self.names,
             offline: self.offline,
+            journal: self.journal,
             servers: Servers::default(),
             waiting: Vec::new(),
             netlink,
@@ -164,6 +166,7 @@ struct Forwarder {
     channel: Channel,
     names: Names,
     offline: bool,
+    journal: Journal,
     servers: Servers,
     waiting: Vec<Waiting>,
     /// Asks for addresses.
@@ -246,7 +249,8 @@ impl Forwarder {
         let Some(question) = dns::question(&asked) else { return };
         let matches = |names: &[Name]| names.iter().any(|name| name.is(&question.name));
         if matches(&self.names.deny) || (self.offline && !matches(&self.names.allow)) {
-            log::info!("network: refused to look {} up", question.name);
+            let said = || format!("refused to look {} up", question.name);
+            self.journal.open().say(said, Instant::now());
             self.refuse(asker, &asked, Refused::Refused);
             return;
         }

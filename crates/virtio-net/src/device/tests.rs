@@ -8,7 +8,7 @@ use virtio::testing::{Buffer, Driver};
 use super::*;
 use crate::{
     PasstStream,
-    filter::{Ends, Mac},
+    filter::{Ends, Mac, Query},
 };
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -29,7 +29,7 @@ fn policy() -> Policy {
 fn start(resolver: Option<Channel>) -> (Driver, UnixStream) {
     let (ours, passt) = UnixStream::pair().unwrap();
     passt.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
-    let config = Config { policy: policy(), mtu: 1500, resolver };
+    let config = Config { policy: policy(), mtu: 1500, resolver, journal: Journal::default() };
     (Driver::start(Net::new(PasstStream::new(ours), config).unwrap()), passt)
 }
 
@@ -225,7 +225,71 @@ fn buffers_of_the_wrong_kind_stop_the_device_alone() {
 fn an_mtu_out_of_range_is_refused() {
     for mtu in [0, MIN_MTU - 1, MAX_MTU + 1] {
         let (ours, _) = UnixStream::pair().unwrap();
-        let config = Config { policy: policy(), mtu, resolver: None };
+        let config = Config { policy: policy(), mtu, resolver: None, journal: Journal::default() };
         assert!(matches!(Net::new(PasstStream::new(ours), config), Err(ConfigError::Mtu(_))));
+    }
+}
+
+/// A device with two pairs of queues, and a control queue behind them.
+fn start_two() -> (Driver, [UnixStream; 2]) {
+    let (streams, ends): (Vec<_>, Vec<_>) = (0..2)
+        .map(|_| {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            theirs.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+            (PasstStream::new(ours), theirs)
+        })
+        .unzip();
+    let config = Config { policy: policy(), mtu: 1500, resolver: None, journal: Journal::default() };
+    (Driver::start(Net::with_queues(streams, config).unwrap()), ends.try_into().unwrap())
+}
+
+/// What the device says to a command of two bytes with a number.
+fn command(driver: &mut Driver, command: &[u8]) -> u8 {
+    driver.request(4, &[Buffer::Readable(command), Buffer::Writable(1)]).written[0]
+}
+
+#[test]
+fn each_pair_has_its_back_end_and_what_comes_goes_to_a_pair_in_use() {
+    let (mut driver, mut ends) = start_two();
+    for (pair, end) in ends.iter_mut().enumerate() {
+        let frame = frame(true, [9, 9, 9, 9], 1, &[pair as u8; 100]);
+        driver.request(2 * pair + 1, &[Buffer::Readable(&[&[0; HEADER][..], &frame].concat())]);
+        assert_eq!(read_frame(end), frame);
+    }
+    // One is in use until the driver says so; then the other one's frames come by its own queue.
+    for (pairs, queue) in [(1, 0), (2, 2), (1, 0)] {
+        assert_eq!(command(&mut driver, &[4, 0, pairs, 0]), ACK_OK);
+        driver.add(queue, &[Buffer::Writable(2048)]);
+        let frame = frame(false, [9, 9, 9, 9], 1, &[pairs; 50]);
+        write_frame(&mut ends[1], &frame);
+        let used = driver.wait_used(queue);
+        assert_eq!(used.written[HEADER..used.length as usize], frame);
+    }
+}
+
+#[test]
+fn commands_that_make_no_sense_change_nothing() {
+    let (mut driver, mut ends) = start_two();
+    for wrong in
+        [&[4, 0, 0, 0][..], &[4, 0, 3, 0], &[4, 0, 1, 1], &[4, 1, 1, 0], &[0, 0, 1, 0], &[4, 0, 1], &[4]]
+    {
+        assert_eq!(command(&mut driver, wrong), ACK_ERROR, "{wrong:?}");
+    }
+    // No room for an answer; nothing but room.
+    driver.request(4, &[Buffer::Readable(&[4, 0, 2, 0])]);
+    assert_eq!(driver.request(4, &[Buffer::Writable(4)]).written[0], ACK_ERROR);
+    let frame = frame(true, [9, 9, 9, 9], 1, b"x");
+    driver.request(3, &[Buffer::Readable(&[&[0; HEADER][..], &frame].concat())]);
+    assert_eq!(read_frame(&mut ends[1]), frame);
+}
+
+#[test]
+fn a_driver_may_set_up_fewer_queues_than_there_are() {
+    for queues in 2..5 {
+        let (mut driver, mut ends) = start_two();
+        driver.initialise(&[QUEUE_SIZE; 5][..queues]);
+        let frame = frame(true, [9, 9, 9, 9], 1, b"x");
+        driver.request(1, &[Buffer::Readable(&[&[0; HEADER][..], &frame].concat())]);
+        assert_eq!(read_frame(&mut ends[0]), frame);
     }
 }

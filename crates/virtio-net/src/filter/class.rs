@@ -87,6 +87,31 @@ fn embeds_v4(address: Ipv6Addr) -> bool {
     address.to_bits() > 1
 }
 
+/// The ranges of each kind, for whoever states the same policy in another firewall's words. What is not in here
+/// and not assigned ([`Filter`](super::Filter) refuses that, too) is for its reader to close.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ranges {
+    /// What no rule opens.
+    pub never: Vec<Cidr>,
+    /// What `lan` opens.
+    pub private: Vec<Cidr>,
+    /// What only a rule opens.
+    pub special: Vec<Cidr>,
+}
+
+/// See [`Ranges`]. Without `::/8`, which holds the translators' range too.
+pub fn ranges() -> Ranges {
+    let of = |wanted: &[Class]| {
+        let all = V4.iter().chain(V6).filter(|(range, class)| wanted.contains(class) && *range != V6[0].0);
+        all.map(|(range, _)| *range).collect()
+    };
+    Ranges {
+        never: of(&[Class::Loopback, Class::Multicast, Class::Tunnel, Class::Reserved]),
+        private: of(&[Class::Private]),
+        special: of(&[Class::LinkLocal, Class::Carrier]),
+    }
+}
+
 fn look_up(table: &[(Cidr, Class)], address: IpAddr) -> Option<Class> {
     table.iter().find(|(range, _)| range.contains(address)).map(|&(_, class)| class)
 }

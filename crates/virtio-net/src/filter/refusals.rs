@@ -2,9 +2,11 @@
 //! guest can't raise.
 
 use std::{
+    collections::VecDeque,
     fmt,
     net::IpAddr,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{Packet, Transport};
@@ -137,6 +139,32 @@ const ONE_MORE: Duration = Duration::from_secs(2);
 /// What was logged last is not logged again.
 const REMEMBERED: usize = 16;
 
+/// Lines that are kept for whoever asks later.
+const KEPT: usize = 256;
+
+/// A guest's [`Refusals`], which the device writes and whoever has another handle reads.
+#[derive(Clone, Debug, Default)]
+pub struct Journal(Arc<Mutex<Refusals>>);
+
+impl Journal {
+    /// What is in it. The device waits meanwhile.
+    pub fn open(&self) -> MutexGuard<'_, Refusals> {
+        // Counts and lines are whole whatever a reader did.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A line of the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Counts up, from 1.
+    pub number: u64,
+    /// When it was said.
+    pub time: SystemTime,
+    /// What was refused, and why.
+    pub text: String,
+}
+
 type Line = (Refusal, Option<(IpAddr, Option<u16>)>);
 
 /// Counts of refused frames, by reason.
@@ -149,6 +177,8 @@ pub struct Refusals {
     used: u32,
     since: Option<Instant>,
     silent: u64,
+    said: VecDeque<Entry>,
+    last: u64,
 }
 
 impl Refusals {
@@ -162,6 +192,35 @@ impl Refusals {
         self.counts.iter().sum()
     }
 
+    /// How many frames were refused for each reason, as in [`Refusal::ALL`].
+    pub fn counts(&self) -> impl Iterator<Item = (Refusal, u64)> {
+        Refusal::ALL.into_iter().zip(self.counts)
+    }
+
+    /// The last lines, at most 256, the oldest first.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.said.iter()
+    }
+
+    /// Says that something was refused that is no frame, at the same rate.
+    pub fn say(&mut self, text: impl FnOnce() -> String, now: Instant) {
+        if !self.may_log(now) {
+            self.silent = self.silent.saturating_add(1);
+            return;
+        }
+        let silent = match std::mem::take(&mut self.silent) {
+            0 => String::new(),
+            silent => format!(" ({silent} others were not logged)"),
+        };
+        let text = text() + &silent;
+        log::info!("network: {text}");
+        self.last += 1;
+        if self.said.len() == KEPT {
+            self.said.pop_front();
+        }
+        self.said.push_back(Entry { number: self.last, time: SystemTime::now(), text });
+    }
+
     pub(super) fn note(&mut self, refusal: Refusal, packet: Option<&Packet>, now: Instant) {
         let count = &mut self.counts[refusal.index()];
         *count = count.saturating_add(1);
@@ -169,20 +228,17 @@ impl Refusals {
         if self.lines.contains(&Some(line)) {
             return;
         }
-        if !self.may_log(now) {
-            self.silent = self.silent.saturating_add(1);
+        let before = self.last;
+        let what = || match packet {
+            Some(packet) => format!("refused {}: {refusal}", Headline(packet)),
+            None => format!("refused a frame: {refusal}"),
+        };
+        self.say(what, now);
+        if self.last == before {
             return;
         }
         self.lines[self.next % REMEMBERED] = Some(line);
         self.next = self.next.wrapping_add(1);
-        let silent = match std::mem::take(&mut self.silent) {
-            0 => String::new(),
-            silent => format!(" ({silent} others were not logged)"),
-        };
-        match packet {
-            Some(packet) => log::info!("network: refused {}: {refusal}{silent}", Headline(packet)),
-            None => log::info!("network: refused a frame: {refusal}{silent}"),
-        }
     }
 
     fn may_log(&mut self, now: Instant) -> bool {

@@ -41,8 +41,9 @@ fn forwarder(servers: Vec<SocketAddr>, names: Names, offline: bool) -> Channel {
     let (ours, theirs) = Channel::pair().unwrap();
     let servers = Servers { list: servers, read: Some(Instant::now() + Duration::from_secs(3600)) };
     let (netlink, watch) = (host::socket().unwrap(), watch().unwrap());
+    let journal = Journal::default();
     let forwarder =
-        Forwarder { channel: theirs, names, offline, servers, waiting: Vec::new(), netlink, watch };
+        Forwarder { channel: theirs, names, offline, journal, servers, waiting: Vec::new(), netlink, watch };
     thread::spawn(move || forwarder.serve().unwrap());
     ours
 }

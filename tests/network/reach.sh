@@ -1,0 +1,27 @@
+# In a guest of the tests' world: reaches what may be reached, BYTES each way, then tries what may not.
+#
+#   reach.sh BYTES
+bytes=$1
+get() { curl -gsS -m 300 "$@" 2>&1; echo; }
+get http://server.test/
+get http://six.test/
+get http://203.0.113.5/
+get http://nosuch.test/ | grep -o nosuch.test | head -n 1
+for to in 203.0.113.5 2001:db8:2::5; do
+  ping -c 1 -W 30 $to | grep -o "1 received"
+  exec 3<>/dev/udp/$to/9999
+  echo -n "datagram" >&3
+  timeout 30 head -c 8 <&3
+  echo
+  # What comes is the same as what went, and what goes is what comes. No process of ours holds it.
+  name=server.test
+  [[ $to != *:* ]] || name=six.test
+  down=$(curl -gsS -m 900 http://$name/$bytes | sha256sum)
+  up=$(head -c $bytes /dev/zero | tr '\0' x | curl -gsS -m 900 -T - -H "Transfer-Encoding:" -H "Content-Length: $bytes" http://$name/up)
+  [[ -n $up && $down == "$up  -" ]] && echo "$bytes bytes each way"
+done
+for to in 127.0.0.1 198.51.100.2 192.168.77.2 192.168.77.1 198.51.100.1 10.0.0.1 169.254.169.254 100.64.0.1 \
+  "[::1]" "[2001:db8:1::2]" "[2001:db8:1::1]" "[fe80::1]" "[fd00::1]"; do
+  curl -gs -m 60 -o /dev/null http://$to/ && echo "reached $to"
+done
+exit 0
