@@ -168,3 +168,73 @@ fn a_vm_that_does_not_answer_is_ended_by_force_and_a_temporary_one_is_asked() {
     world.nofear(&["stop", "--all"]).ok();
     assert_eq!(vm.wait().unwrap().code(), Some(143));
 }
+
+#[test]
+fn a_vm_is_paused_and_looked_into_and_its_memory_comes_back() {
+    let world = World::new();
+    // A file that grows while the guest runs.
+    let script = "echo ready; while :; do date +%s%N > /tmp/now; sleep 0.05; done";
+    let Some((mut vm, _said)) = world.start(&["-t"], script) else { return };
+    let id = world.nofear(&["ps"]).ok().text().lines().nth(1).unwrap()[..8].to_owned();
+    let vm_run = |script: &str| world.nofear(&["exec", &id, "--", "sh", "-c", script]);
+    let json = |part: &str| {
+        let text = world.nofear(&["stat", "--json", &id]).ok().text();
+        let value = text.lines().find_map(|line| line.trim().strip_prefix(&format!("\"{part}\": ")));
+        value.unwrap_or_else(|| panic!("{part}: {text}")).trim_end_matches(',').parse::<u64>().unwrap()
+    };
+
+    // Looked into.
+    let text = world.nofear(&["debug", &id]).ok().text();
+    assert!(text.contains("CPU 0:") && text.contains("rip 0x") && text.contains("cr3 0x"), "{text}");
+    assert!(!text.contains("does not come out"), "{text}");
+    world.nofear(&["logs", &id]).ok();
+    let text = world.nofear(&["stat", &id]).ok().text();
+    assert!(text.contains("256.00 MiB") && text.lines().any(|line| line.starts_with("0 ")), "{text}");
+
+    // Paused: nothing moves, and it says so; then it goes on.
+    world.nofear(&["pause", &id]).ok();
+    assert!(world.nofear(&["ps"]).ok().text().contains("(paused)"));
+    let ran = vm_run("true");
+    assert!(ran.status == Some(125) && ran.stderr.contains("nofear resume"), "{ran:?}");
+    let exits = || world.nofear(&["stat", &id]).ok().text();
+    let before = exits();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(exits(), before);
+    world.nofear(&["debug", &id]).ok();
+    world.nofear(&["resume", &id]).ok();
+    let now = vm_run("a=$(cat /tmp/now); sleep 1; b=$(cat /tmp/now); [ $a -lt $b ] && echo moves");
+    assert_eq!(now.text(), "moves\n");
+
+    // Memory that the guest does without, by order.
+    let ran = world.nofear(&["balloon", &id, "1G"]);
+    assert!(ran.status == Some(125) && ran.stderr.contains("256.00 MiB"), "{ran:?}");
+    world.nofear(&["balloon", &id, "160M"]).ok();
+    let wait_for = |what: &str, enough: &dyn Fn() -> bool| {
+        for _ in 0..600 {
+            if enough() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        panic!("{what}: {}", exits());
+    };
+    wait_for("the balloon fills", &|| json("balloon-held") == 96 << 20);
+    world.nofear(&["balloon", &id, "256M"]).ok();
+    wait_for("the balloon empties", &|| json("balloon-held") == 0);
+
+    // And what it has freed comes back by itself.
+    let resident = || {
+        let statm = fs::read_to_string(format!("/proc/{}/statm", vm.id())).unwrap();
+        statm.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    };
+    vm_run("head -c 100M /dev/zero > /dev/shm/large").ok();
+    let full = resident();
+    vm_run("rm /dev/shm/large").ok();
+    wait_for("free memory comes back", &|| resident() + (60 << 20) < full);
+    assert!(json("reported-free") > 60 << 20);
+
+    // One that is paused ends all the same.
+    world.nofear(&["pause", &id]).ok();
+    world.nofear(&["stop", &id]).ok();
+    assert_eq!(vm.wait().unwrap().code(), Some(143));
+}

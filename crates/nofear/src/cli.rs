@@ -7,6 +7,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::control::exec::ExecArgs;
+use crate::control::manage::{BalloonArgs, Manage, StatArgs, VmArgs};
 use crate::control::net::NetArgs;
 use crate::control::ps::PsArgs;
 use crate::control::stop::StopArgs;
@@ -81,6 +82,8 @@ pub enum Action {
     Stop(StopArgs),
     /// What needs root, once.
     Setup(SetupArgs),
+    /// Something with a VM that runs.
+    Manage(Manage),
 }
 
 impl Cli {
@@ -95,6 +98,12 @@ impl Cli {
             (Some(Command::Ps(args)), ..) => return (0, Action::Ps(args)),
             (Some(Command::Stop(args)), ..) => return (0, Action::Stop(args)),
             (Some(Command::Setup(args)), ..) => return (0, Action::Setup(args)),
+            (Some(Command::Pause(args)), ..) => return (0, Action::Manage(Manage::Pause(args))),
+            (Some(Command::Resume(args)), ..) => return (0, Action::Manage(Manage::Resume(args))),
+            (Some(Command::Balloon(args)), ..) => return (0, Action::Manage(Manage::Balloon(args))),
+            (Some(Command::Stat(args)), ..) => return (0, Action::Manage(Manage::Stat(args))),
+            (Some(Command::Debug(args)), ..) => return (0, Action::Manage(Manage::Debug(args))),
+            (Some(Command::Logs(args)), ..) => return (0, Action::Manage(Manage::Logs(args))),
             (Some(Command::Profile(ProfileArgs { verb })), ..) => verb,
             (None, Some(name), _) => Verb::New { name, disk_size: image::DEFAULT_SIZE },
             (None, None, Some(name)) => Verb::Delete { name, yes: self.yes },
@@ -139,6 +148,20 @@ pub enum Command {
     /// Installs one program with the right to set networks up, CAP_NET_ADMIN, and lists who may use it. Says what it
     /// will do, and asks. Nothing needs it: without it the network comes by passt.
     Setup(SetupArgs),
+    /// Stop a virtual machine's CPUs until 'resume'
+    Pause(VmArgs),
+    /// Let a paused virtual machine go on
+    Resume(VmArgs),
+    /// Set how much memory a virtual machine keeps; the rest goes back to this machine
+    ///
+    /// Memory that a guest has freed goes back by itself. This takes what it still uses: its caches first.
+    Balloon(BalloonArgs),
+    /// Show what a virtual machine has done: exits of its CPUs, memory
+    Stat(StatArgs),
+    /// Show where a virtual machine's CPUs are, and its kernel's last messages
+    Debug(VmArgs),
+    /// Show the messages of a virtual machine's kernel
+    Logs(VmArgs),
 }
 
 const EXAMPLES: &str = "\

@@ -52,6 +52,7 @@ fn main() {
                 Action::Ps(args) => control::ps::run(&args),
                 Action::Setup(args) => setup::run(&args),
                 Action::Stop(args) => control::stop::run(&args),
+                Action::Manage(what) => control::manage::run(&what),
                 Action::Profile(verb) => profile::commands::run(verb),
             }
         }

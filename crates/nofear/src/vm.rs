@@ -48,6 +48,7 @@ pub fn config(kernel: Option<&Path>, runtime_dir: &RuntimeDir) -> anyhow::Result
     config.memory = memory::default();
     config.vcpus = default_cpus();
     config.shares = vec![Share { tag: ROOT_TAG.into(), export: exports::open()? }];
+    config.balloon = true;
     config.vsock = Some(Vsock { cid: GUEST_CID, listen: Vec::new(), connect: vec![agent] });
     Ok(config)
 }
@@ -141,6 +142,9 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
     let vm = resources.confine(&policy).context("make the VM")?;
     log::info!("confined by seccomp, no capabilities, Landlock of version {}", vmm::landlock_abi());
     let handle = vm.handle();
+    if let Some(control) = &mut control {
+        control.manage(handle.clone());
+    }
     let (notifier, inbox) = inbox()?;
     let (ended, end) = channel();
     let vm_notifier = notifier.clone();

@@ -179,6 +179,11 @@ impl Chain {
         self.writable
     }
 
+    /// Where the writable part's buffers lie in guest memory, and how long each is.
+    pub fn writable_ranges(&self) -> impl Iterator<Item = (GuestAddress, usize)> {
+        self.segments[self.first_writable..].iter().map(|segment| (segment.address, segment.length))
+    }
+
     /// Copies from the readable part, at `offset`, all of `to`; false, and nothing done, when the part is
     /// shorter.
     #[must_use]

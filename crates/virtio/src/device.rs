@@ -4,7 +4,7 @@ use std::io;
 
 use event_manager::{EventOps, Events};
 
-use crate::{Memory, Queue, QueueError};
+use crate::{ConfigSpace, Memory, Queue, QueueError};
 
 /// A device type's number (virtio 1.2, 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub trait Device: Send {
         self.queue_sizes().len()
     }
 
-    /// The device-specific configuration space, as the driver reads it.
+    /// The device-specific configuration space, as the driver reads it at first. [`Activation::config`] changes it.
     fn config(&self) -> Vec<u8> {
         Vec::new()
     }
@@ -75,4 +75,6 @@ pub struct Activation {
     pub queues: Vec<Queue>,
     /// The guest's memory.
     pub memory: Memory,
+    /// What the driver reads of the device.
+    pub config: ConfigSpace,
 }

@@ -45,6 +45,7 @@
 
 mod chain;
 mod device;
+mod discard;
 mod mmio;
 mod pool;
 mod queue;
@@ -60,7 +61,8 @@ pub use vmm_sys_util::eventfd::EventFd;
 
 pub use chain::{Chain, ChainError};
 pub use device::{Activation, Device, DeviceKind};
-pub use mmio::{ACKNOWLEDGE, MMIO_SIZE, NOTIFY_OFFSET, Transport, Window, Windows};
+pub use discard::discard;
+pub use mmio::{ACKNOWLEDGE, ConfigSpace, MMIO_SIZE, NOTIFY_OFFSET, Transport, Window, Windows};
 pub use pool::Pool;
 pub use queue::{Queue, QueueError};
 pub use worker::{Stopped, Worker, connect};

@@ -1,29 +1,30 @@
 //! The virtio-mmio transport (virtio 1.2, 4.2.2): a device's registers, as the vCPUs see them.
 
+mod interrupt;
 mod window;
 
-use std::{
-    io,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-        mpsc::{SyncSender, sync_channel},
-    },
+use std::sync::{
+    Arc,
+    atomic::Ordering,
+    mpsc::{SyncSender, sync_channel},
 };
 
 use virtio_bindings::{
     virtio_config::{
         VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK,
-        VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
+        VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_F_VERSION_1,
     },
     virtio_mmio::*,
     virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC},
 };
 use virtio_queue::{Queue as Ring, QueueT};
 use vm_memory::GuestAddress;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::{Activation, DeviceKind, Memory, Queue, worker::Command};
+pub use interrupt::ConfigSpace;
+pub(crate) use interrupt::Interrupt;
+use interrupt::Pulse;
 pub use window::{Window, Windows};
 
 /// The size of a device's register window, in bytes.
@@ -51,7 +52,6 @@ pub(crate) struct Setup {
     pub features: u64,
     pub queue_sizes: Vec<u16>,
     pub needed_queues: usize,
-    pub config: Vec<u8>,
     pub memory: Memory,
     pub interrupt: Interrupt,
     pub kicks: Vec<Arc<EventFd>>,
@@ -64,7 +64,6 @@ pub struct Transport {
     kind: DeviceKind,
     features: u64,
     needed_queues: usize,
-    config: Vec<u8>,
     memory: Memory,
     interrupt: Interrupt,
     kicks: Vec<Arc<EventFd>>,
@@ -110,7 +109,6 @@ impl Transport {
             kind: setup.kind,
             features: setup.features | COMMON,
             needed_queues: setup.needed_queues,
-            config: setup.config,
             memory: setup.memory,
             interrupt: setup.interrupt,
             kicks: setup.kicks,
@@ -139,7 +137,6 @@ impl Transport {
         ] {
             window.set(register, self.register(register));
         }
-        window.set_config(&self.config);
         self.interrupt.show(window.clone());
         self.window = Some(window);
         self.refresh();
@@ -154,9 +151,16 @@ impl Transport {
         self.interrupt.show_status(self.state.status);
     }
 
-    /// Signalled when the driver is to be interrupted; for an edge-triggered line.
+    /// Signalled when the driver is to be interrupted, unless [`interrupt_by`](Self::interrupt_by) said otherwise; for
+    /// an edge-triggered line.
     pub fn interrupt(&self) -> &EventFd {
         &self.interrupt.0.line
+    }
+
+    /// Has `pulse` called when the driver is to be interrupted, from the device's threads: it raises the line and lowers
+    /// it. A VMM that can do so from there spares what an event descriptor would have to wake. Counts once.
+    pub fn interrupt_by(&mut self, pulse: impl Fn() + Send + Sync + 'static) {
+        let _ = self.interrupt.0.call.set(Pulse(Box::new(pulse)));
     }
 
     /// One event descriptor for each queue: a write of queue `i`'s index to [`NOTIFY_OFFSET`] may signal
@@ -170,11 +174,7 @@ impl Transport {
     pub fn read(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if let Some(at) = offset.checked_sub(CONFIG) {
-            for (byte, from) in
-                data.iter_mut().zip(self.config.iter().skip(at.try_into().unwrap_or(usize::MAX)))
-            {
-                *byte = *from;
-            }
+            self.interrupt.0.shown().config(at, data);
         } else if let (Ok(register), 4) = (u32::try_from(offset), data.len()) {
             data.copy_from_slice(&self.register(register).to_le_bytes());
         }
@@ -190,6 +190,7 @@ impl Transport {
             VIRTIO_MMIO_QUEUE_NUM_MAX => self.queue().map_or(0, |q| u32::from(q.max_size())),
             VIRTIO_MMIO_QUEUE_READY => self.queue().map_or(0, |q| u32::from(q.ready())),
             VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.take_status(),
+            VIRTIO_MMIO_CONFIG_GENERATION => self.interrupt.0.shown().generation,
             VIRTIO_MMIO_STATUS => self.state.status | self.interrupt.0.needs_reset.load(Ordering::Acquire),
             // No shared memory regions: their length reads as all ones (4.2.2).
             VIRTIO_MMIO_SHM_LEN_LOW
@@ -317,6 +318,7 @@ impl Transport {
             features: self.state.driver_features,
             queues,
             memory: self.memory.clone(),
+            config: ConfigSpace::of(self.interrupt.clone()),
         }));
     }
 
@@ -363,82 +365,6 @@ fn half(features: u64, select: u32) -> u32 {
         0 => features as u32,
         1 => (features >> 32) as u32,
         _ => 0,
-    }
-}
-
-/// A device's way to its driver: the interrupt line and the registers that say why.
-#[derive(Clone, Debug)]
-pub(crate) struct Interrupt(Arc<Line>);
-
-#[derive(Debug)]
-struct Line {
-    line: EventFd,
-    /// InterruptStatus: bit 0 for used buffers, bit 1 for a change of configuration.
-    status: AtomicU32,
-    /// DEVICE_NEEDS_RESET or zero, part of Status.
-    needs_reset: AtomicU32,
-    /// Where the guest reads this, and the rest of Status.
-    shown: Mutex<(Option<Arc<Window>>, u32)>,
-}
-
-impl Interrupt {
-    pub(crate) fn new() -> io::Result<Self> {
-        let line = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        Ok(Self(Arc::new(Line {
-            line,
-            status: AtomicU32::new(0),
-            needs_reset: AtomicU32::new(0),
-            shown: Mutex::default(),
-        })))
-    }
-
-    fn show(&self, window: Arc<Window>) {
-        self.0.shown.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(window);
-    }
-
-    /// Shows the driver's part of Status, with the device's, and why it interrupts.
-    fn show_status(&self, status: u32) {
-        self.refresh(Some(status));
-    }
-
-    fn refresh(&self, status: Option<u32>) {
-        // Both the vCPUs and the device come here: the lock puts them in an order.
-        let mut shown = self.0.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(status) = status {
-            shown.1 = status;
-        }
-        if let (Some(window), status) = &*shown {
-            window.set(VIRTIO_MMIO_STATUS, status | self.0.needs_reset.load(Ordering::Acquire));
-            let why = self.0.status.load(Ordering::Acquire) | VIRTIO_MMIO_INT_VRING;
-            window.set(VIRTIO_MMIO_INTERRUPT_STATUS, why);
-        }
-    }
-
-    /// InterruptStatus, for a driver that reads it. That buffers were used is told once: a driver looks at its
-    /// rings after it has read this, so the next buffers are the next interrupt's. A change of configuration
-    /// stays until it is acknowledged.
-    fn take_status(&self) -> u32 {
-        self.0.status.fetch_and(!VIRTIO_MMIO_INT_VRING, Ordering::AcqRel)
-    }
-
-    /// Buffers were used.
-    pub(crate) fn used(&self) {
-        self.raise(VIRTIO_MMIO_INT_VRING);
-    }
-
-    /// The device can't go on (2.1.2).
-    pub(crate) fn needs_reset(&self) {
-        self.0.needs_reset.store(VIRTIO_CONFIG_S_NEEDS_RESET, Ordering::Release);
-        self.raise(VIRTIO_MMIO_INT_CONFIG);
-    }
-
-    fn raise(&self, why: u32) {
-        self.0.status.fetch_or(why, Ordering::AcqRel);
-        if why != VIRTIO_MMIO_INT_VRING {
-            self.refresh(None);
-        }
-        // Fails only when the counter is full, and then the line is raised anyway.
-        let _ = self.0.line.write(1);
     }
 }
 

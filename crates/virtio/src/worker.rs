@@ -42,14 +42,13 @@ pub fn connect<D: Device>(device: D, memory: Memory) -> io::Result<(Transport, W
         .map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Arc::new))
         .collect::<io::Result<Vec<_>>>()?;
     let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-    let interrupt = Interrupt::new()?;
+    let interrupt = Interrupt::new(device.config())?;
     let (commands, inbox) = sync_channel(4);
     let setup = Setup {
         kind: device.kind(),
         features: device.features(),
         needed_queues: device.needed_queues(),
         queue_sizes: sizes,
-        config: device.config(),
         memory,
         interrupt: interrupt.clone(),
         kicks: kicks.clone(),

@@ -41,6 +41,8 @@ pub struct Config {
     pub vsock: Option<Vsock>,
     /// A network interface; none: the guest has no network.
     pub network: Option<Network>,
+    /// A balloon: memory that the guest does not use goes back to the host, by itself and on request.
+    pub balloon: bool,
     /// Where the guest's kernel messages go.
     pub console: Console,
 }

@@ -59,6 +59,8 @@ pub enum ThreadKind {
     Resolver,
     /// Gives the guest entropy.
     Entropy,
+    /// Gives the guest's unused memory back to the host.
+    Balloon,
     /// Waits for the VM, and carries a command's streams, signals and terminal.
     Control,
 }

@@ -1,6 +1,9 @@
 //! The VM's virtio devices: a transport on the bus, a worker on a thread of its own, events through KVM.
 
-use std::thread::{self, JoinHandle};
+use std::{
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
 
 use kvm_ioctls::{IoEventAddress, VmFd};
 use loader::acpi::MmioDevice;
@@ -8,6 +11,7 @@ use ninep::{Export, Limits, Server};
 use rustix::process::{Resource, getrlimit};
 use virtio::{ACKNOWLEDGE, Device, EventFd, MMIO_SIZE, Memory, NOTIFY_OFFSET, Transport, Windows};
 use virtio_9p::{NewError, NineP};
+use virtio_balloon::Balloon;
 use virtio_blk::Blk;
 use virtio_rng::Rng;
 use virtio_vsock::Vsock;
@@ -24,7 +28,7 @@ const STACK: usize = 256 << 10;
 
 /// The devices of a VM while it is made.
 pub(crate) struct Devices<'a> {
-    vm: &'a VmFd,
+    vm: &'a Arc<VmFd>,
     memory: &'a Memory,
     /// Whether threads are confined.
     confined: bool,
@@ -52,7 +56,7 @@ impl Workers {
 impl<'a> Devices<'a> {
     /// `windows` are those of as many devices as will be added.
     pub(crate) fn new(
-        vm: &'a VmFd,
+        vm: &'a Arc<VmFd>,
         memory: &'a Memory,
         windows: Option<Windows>,
         confined: bool,
@@ -107,6 +111,10 @@ impl<'a> Devices<'a> {
         }
     }
 
+    pub(crate) fn add_balloon(&mut self, device: Balloon) -> Result<(), Error> {
+        self.add(device, "balloon".into(), ThreadKind::Balloon)
+    }
+
     pub(crate) fn add_entropy(&mut self) -> Result<(), Error> {
         self.add(Rng::new(), "entropy".into(), ThreadKind::Entropy)
     }
@@ -140,9 +148,12 @@ impl<'a> Devices<'a> {
         if let Some(window) = self.windows.as_ref().and_then(|windows| windows.window(index)) {
             transport.show(window);
         }
-        self.vm
-            .register_irqfd(transport.interrupt(), FIRST_GSI + index as u32)
-            .map_err(Error::kvm("KVM_IRQFD"))?;
+        // An irqfd would have a thread of the kernel do it: it can't change the I/O APIC where it is signalled.
+        let (vm, line) = (self.vm.clone(), FIRST_GSI + index as u32);
+        transport.interrupt_by(move || {
+            // Fails only for a line that no interrupt controller has.
+            let _ = vm.set_irq_line(line, true).and_then(|()| vm.set_irq_line(line, false));
+        });
         let base = MMIO_BASE + index as u64 * MMIO_SIZE;
         let (acknowledge, used) = ACKNOWLEDGE;
         self.vm

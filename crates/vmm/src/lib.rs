@@ -29,6 +29,7 @@ mod cpu;
 mod devices;
 mod error;
 mod exit;
+mod gate;
 mod memory;
 pub mod probe;
 mod reach;
@@ -44,8 +45,10 @@ pub use config::{
 pub use confine::{Policy, ThreadKind, confine_thread, confine_thread_to};
 pub use error::Error;
 pub use exit::Exit;
+pub use gate::{Exits, Registers};
 pub use reach::{Reach, Rights, landlock_abi};
 pub use resources::Resources;
+pub use virtio_balloon::Counts as BalloonCounts;
 /// What a network device's policy and its resolver's messages are made of.
 pub use virtio_net as net;
 pub use vm::{Handle, Vm};

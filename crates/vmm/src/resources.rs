@@ -4,6 +4,7 @@ use std::{collections::HashMap, os::unix::net::UnixListener};
 
 use kvm_ioctls::{Cap, Kvm};
 use loader::{InitramfsSource, KernelImage};
+use virtio_balloon::Balloon;
 use virtio_blk::{Blk, Image};
 use virtio_net::{Net, PasstStream, Tap};
 use virtio_vsock as vsock;
@@ -37,6 +38,7 @@ pub struct Resources {
     pub(crate) disks: Vec<Blk>,
     pub(crate) vsock: Option<vsock::Vsock>,
     pub(crate) network: Option<Interface>,
+    pub(crate) balloon: Option<Balloon>,
     pub(crate) console: Console,
 }
 
@@ -60,6 +62,7 @@ impl Config {
             disks: Vec::new(),
             vsock: None,
             network: None,
+            balloon: false,
             console: Console::Ring,
         }
     }
@@ -78,6 +81,7 @@ impl Config {
             + self.disks.len()
             + usize::from(self.vsock.is_some())
             + usize::from(self.network.is_some())
+            + usize::from(self.balloon)
             + 1;
         if devices > MAX_DEVICES {
             return Err(Error::Config(format!("{devices} devices: at most {MAX_DEVICES} are possible")));
@@ -98,6 +102,7 @@ impl Config {
             disks: self.disks.into_iter().map(|disk| open_disk(disk, queues)).collect::<Result<_, _>>()?,
             vsock: self.vsock.map(open_vsock).transpose()?,
             network: self.network.map(open_network).transpose()?,
+            balloon: self.balloon.then(open_balloon).transpose()?,
             console: self.console,
         })
     }
@@ -161,6 +166,10 @@ fn open_vsock(config: crate::Vsock) -> Result<vsock::Vsock, Error> {
     let connect: HashMap<_, _> = config.connect.into_iter().map(|entry| (entry.port, entry.path)).collect();
     vsock::Vsock::new(vsock::Config { cid: config.cid, listen, connect })
         .map_err(|e| Error::Config(e.to_string()))
+}
+
+fn open_balloon() -> Result<Balloon, Error> {
+    Balloon::new().map_err(Error::system("eventfd for the balloon"))
 }
 
 fn open_network(config: Network) -> Result<Interface, Error> {

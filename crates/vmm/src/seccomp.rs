@@ -10,9 +10,14 @@ use seccompiler::apply_filter;
 
 use crate::{Error, ThreadKind};
 
-/// `KVM_RUN` and `KVM_GET_REGS`, for an error's text.
 const KVM_RUN: u64 = 0xae80;
+// For an error's text, and for who asks where a vCPU is.
 const KVM_GET_REGS: u64 = 0x8090_ae81;
+const KVM_GET_SREGS: u64 = 0x8138_ae83;
+/// A device's interrupt.
+const KVM_IRQ_LINE: u64 = 0x4008_ae61;
+/// Says to the guest that it was stopped.
+const KVM_KVMCLOCK_CTRL: u64 = 0xaead;
 
 /// linux/if_tun.h.
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
@@ -138,6 +143,7 @@ const RESOLVER: &[c_long] = &[
     SYS_prctl,
 ];
 
+/// Also what an event loop's table needs.
 const ENTROPY: &[c_long] = &[SYS_getrandom];
 
 /// One file, by descriptor. The ring was restricted to that file and to these operations when it was made.
@@ -192,6 +198,7 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
         ThreadKind::Network => &[EVERY, EVENT_LOOP, NETWORK],
         ThreadKind::Resolver => &[EVERY, RESOLVER],
         ThreadKind::Entropy => &[EVERY, EVENT_LOOP, ENTROPY],
+        ThreadKind::Balloon => &[EVERY, EVENT_LOOP, ENTROPY],
         ThreadKind::Disk => &[EVERY, EVENT_LOOP, DISK],
         ThreadKind::Control => &[EVERY, CONTROL],
     };
@@ -208,32 +215,37 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
     // Its own threads, not another process's.
     only(SYS_tgkill, 0, &[u64::from(std::process::id())]);
     match kind {
-        ThreadKind::Vcpu => only(SYS_ioctl, 1, &[KVM_RUN, KVM_GET_REGS]),
+        ThreadKind::Vcpu => only(SYS_ioctl, 1, &[KVM_RUN, KVM_GET_REGS, KVM_GET_SREGS, KVM_KVMCLOCK_CTRL]),
         ThreadKind::Vsock => {
-            only(SYS_ioctl, 1, &[FIONBIO]);
+            only(SYS_ioctl, 1, &[FIONBIO, KVM_IRQ_LINE]);
             only(SYS_socket, 0, &[AF_UNIX as u64]);
         }
         // Not TIOCSTI, which types for the user.
         ThreadKind::Control => only(SYS_ioctl, 1, TERMINAL),
         // Which segments a tap may give to the guest.
-        ThreadKind::Network => only(SYS_ioctl, 1, &[TUNSETOFFLOAD]),
+        ThreadKind::Network => only(SYS_ioctl, 1, &[TUNSETOFFLOAD, KVM_IRQ_LINE]),
         ThreadKind::Resolver => {
             only(SYS_socket, 0, &[AF_INET as u64, AF_INET6 as u64, AF_NETLINK as u64]);
             let writing = (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC) as u32;
             rules.insert(SYS_openat as u32, Rule::Without(2, writing));
         }
         ThreadKind::NineP => {
+            only(SYS_ioctl, 1, &[KVM_IRQ_LINE]);
             // `openat2` passes its flags in memory, out of a filter's reach.
             let writing = (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC) as u32;
             rules.insert(SYS_openat as u32, Rule::Without(2, writing));
         }
         ThreadKind::WritableNineP => {
+            only(SYS_ioctl, 1, &[KVM_IRQ_LINE]);
             // Regular files and FIFOs only. No device whatever the server does, as root too.
             rules.insert(SYS_mknodat as u32, Rule::Without(2, S_IFCHR));
         }
         // To submit, and to wait; not to poke a kernel's polling thread, of which there is none.
-        ThreadKind::Disk => only(SYS_io_uring_enter, 3, &[0, 1]),
-        ThreadKind::Entropy => {}
+        ThreadKind::Disk => {
+            only(SYS_ioctl, 1, &[KVM_IRQ_LINE]);
+            only(SYS_io_uring_enter, 3, &[0, 1]);
+        }
+        ThreadKind::Entropy | ThreadKind::Balloon => only(SYS_ioctl, 1, &[KVM_IRQ_LINE]),
     }
     rules
 }
@@ -249,7 +261,7 @@ mod tests {
         }
     }
 
-    const KINDS: [ThreadKind; 9] = [
+    const KINDS: [ThreadKind; 10] = [
         ThreadKind::Vcpu,
         ThreadKind::NineP,
         ThreadKind::WritableNineP,
@@ -257,6 +269,7 @@ mod tests {
         ThreadKind::Network,
         ThreadKind::Resolver,
         ThreadKind::Entropy,
+        ThreadKind::Balloon,
         ThreadKind::Disk,
         ThreadKind::Control,
     ];

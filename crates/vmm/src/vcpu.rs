@@ -18,6 +18,7 @@ use crate::{
     bus::Bus,
     confine_thread,
     cpu::{Cpu, Start},
+    gate::{Counter, Gate, Registers},
     vm::Ends,
 };
 
@@ -32,6 +33,7 @@ pub(crate) struct Vcpu {
     pub start: Option<Start>,
     pub bus: Arc<Bus>,
     pub stopping: Arc<AtomicBool>,
+    pub gate: Gate,
     pub ends: Ends,
     pub confined: bool,
 }
@@ -73,19 +75,36 @@ impl Vcpu {
         if self.confined {
             confine_thread(ThreadKind::Vcpu)?;
         }
+        self.gate.enter(self.id);
         let end = self.serve();
+        self.gate.leave(self.id);
         // A late signal must not find a page that is gone.
         IMMEDIATE_EXIT.set(ptr::null_mut());
         end
     }
 
     fn serve(&mut self) -> Result<Option<Exit>, Error> {
+        let gate = self.gate.clone();
+        let counters = gate.counters(self.id);
         while !self.stopping.load(Ordering::Acquire) {
+            if gate.is_closed() {
+                self.stand()?;
+            }
             match self.fd.run() {
-                Ok(VcpuExit::MmioRead(address, data)) => self.bus.read_memory(address, data),
-                Ok(VcpuExit::MmioWrite(address, data)) => self.bus.write_memory(address, data),
-                Ok(VcpuExit::IoIn(port, data)) => self.bus.read_port(port, data),
+                Ok(VcpuExit::MmioRead(address, data)) => {
+                    counters.count(Counter::MemoryRead);
+                    self.bus.read_memory(address, data);
+                }
+                Ok(VcpuExit::MmioWrite(address, data)) => {
+                    counters.count(Counter::MemoryWrite);
+                    self.bus.write_memory(address, data);
+                }
+                Ok(VcpuExit::IoIn(port, data)) => {
+                    counters.count(Counter::PortRead);
+                    self.bus.read_port(port, data);
+                }
                 Ok(VcpuExit::IoOut(port, data)) => {
+                    counters.count(Counter::PortWrite);
                     if let Some(exit) = self.bus.write_port(port, data) {
                         return Ok(Some(exit));
                     }
@@ -96,14 +115,42 @@ impl Vcpu {
                 }
                 Ok(VcpuExit::InternalError) => return Err(self.internal_error()),
                 // What has no meaning for a guest of ours, and is no harm.
-                Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => {}
+                Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => {
+                    counters.count(Counter::Other)
+                }
                 Ok(other) => return Err(Error::KvmGaveUp(format!("unexpected exit {other:?}"))),
                 // A signal, or an AP that still waits for its start.
-                Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {}
+                Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {
+                    counters.count(Counter::Other);
+                    // The signal was seen.
+                    self.fd.set_kvm_immediate_exit(0);
+                }
                 Err(source) => return Err(Error::Kvm { call: "KVM_RUN", source }),
             }
         }
         Ok(None)
+    }
+
+    /// Waits at the gate.
+    fn stand(&mut self) -> Result<(), Error> {
+        let general = self.fd.get_regs().map_err(Error::kvm("KVM_GET_REGS"))?;
+        let special = self.fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?;
+        let r = &general;
+        let registers = Registers {
+            rip: r.rip,
+            rsp: r.rsp,
+            rflags: r.rflags,
+            general: [
+                r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
+                r.r14, r.r15,
+            ],
+            control: [special.cr0, special.cr2, special.cr3, special.cr4],
+            cs: special.cs.selector,
+        };
+        self.gate.wait(self.id, registers);
+        // A guest that watches its own clock learns that it was stopped; one without kvm-clock can't (EINVAL).
+        let _ = self.fd.kvmclock_ctrl();
+        Ok(())
     }
 
     fn internal_error(&mut self) -> Error {

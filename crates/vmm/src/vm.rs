@@ -9,6 +9,7 @@ use std::sync::{
 use kvm_ioctls::VmFd;
 use loader::{Boot, acpi, entry};
 use virtio::Windows;
+use virtio_balloon::{Balloon, Counts, Size};
 
 use crate::{
     Console, Error, Exit, Policy, Resources, ThreadKind,
@@ -17,6 +18,7 @@ use crate::{
     console::{Ring, SerialPort},
     cpu::{Cpu, Start},
     devices::{Devices, Workers},
+    gate::{Exits, Gate, Registers},
     memory::{self, GuestRam},
     vcpu::{self, Running, Vcpu},
 };
@@ -42,14 +44,13 @@ impl Ends {
 pub struct Vm {
     vcpus: Vec<Vcpu>,
     stopping: Arc<AtomicBool>,
-    ends: Ends,
+    handle: Handle,
     ended: Receiver<Result<Exit, Error>>,
-    ring: Ring,
     confine_runner: bool,
     // In the order of their end: the last transport ends the workers, then nothing uses the memory.
     bus: Option<Arc<Bus>>,
     workers: Workers,
-    _vm: VmFd,
+    _vm: Arc<VmFd>,
     _windows: Option<Windows>,
     _ram: GuestRam,
 }
@@ -59,6 +60,8 @@ pub struct Vm {
 pub struct Handle {
     ends: Ends,
     ring: Ring,
+    gate: Gate,
+    balloon: Option<Size>,
 }
 
 impl Handle {
@@ -70,6 +73,43 @@ impl Handle {
     /// The last messages of the guest's kernel, at most 64 KiB, as raw bytes: the guest chose them.
     pub fn console(&self) -> Vec<u8> {
         self.ring.contents()
+    }
+
+    /// Stops all vCPUs until [`resume`](Self::resume): the guest does not run, and its devices come to rest.
+    pub fn pause(&self) {
+        self.gate.pause();
+    }
+
+    /// Lets the guest go on.
+    pub fn resume(&self) {
+        self.gate.resume();
+    }
+
+    /// Whether it was paused.
+    pub fn is_paused(&self) -> bool {
+        self.gate.is_paused()
+    }
+
+    /// Each vCPU's registers, for which it is stopped for a moment; none: it did not come out of the guest within a
+    /// second, or does not run.
+    pub fn registers(&self) -> Vec<Option<Registers>> {
+        self.gate.registers()
+    }
+
+    /// How often each vCPU came out of the guest to this process.
+    pub fn exits(&self) -> Vec<Exits> {
+        self.gate.exits()
+    }
+
+    /// The guest is to do without so many bytes of its memory, in whole pages, which the host gets. It may take its
+    /// time, or refuse. `false`: the VM has no balloon ([`Config::balloon`](crate::Config::balloon)).
+    pub fn set_balloon(&self, bytes: u64) -> bool {
+        self.balloon.as_ref().map(|size| size.ask(bytes)).is_some()
+    }
+
+    /// What has become of the guest's memory, if the VM has a balloon.
+    pub fn balloon(&self) -> Option<Counts> {
+        self.balloon.as_ref().map(Size::counts)
     }
 }
 
@@ -87,12 +127,13 @@ impl Vm {
             disks,
             vsock,
             network,
+            balloon,
             console,
         } = resources;
         vcpu::handle_kicks()?;
 
         let ram = GuestRam::new(memory)?;
-        let vm = kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
+        let vm = Arc::new(kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?);
         vm.set_tss_address(TSS_ADDRESS).map_err(Error::kvm("KVM_SET_TSS_ADDR"))?;
         vm.set_identity_map_address(IDENTITY_MAP_ADDRESS).map_err(Error::kvm("KVM_SET_IDENTITY_MAP_ADDR"))?;
         ram.register(&vm)?;
@@ -103,8 +144,12 @@ impl Vm {
         vm.register_irqfd(serial.interrupt(), SERIAL_GSI).map_err(Error::kvm("KVM_IRQFD"))?;
 
         // Beside those that were asked for: entropy.
-        let count =
-            shares.len() + disks.len() + usize::from(vsock.is_some()) + usize::from(network.is_some()) + 1;
+        let count = shares.len()
+            + disks.len()
+            + usize::from(vsock.is_some())
+            + usize::from(network.is_some())
+            + usize::from(balloon.is_some())
+            + 1;
         let windows = memory::show_windows(&vm, ram.slots(), count)?;
         let mut devices = Devices::new(&vm, ram.memory(), windows.clone(), policy.threads)?;
         devices.add_shares(shares)?;
@@ -116,6 +161,10 @@ impl Vm {
             devices.add_network(network)?;
         }
         devices.add_entropy()?;
+        let balloon_size = balloon.as_ref().map(Balloon::size);
+        if let Some(balloon) = balloon {
+            devices.add_balloon(balloon)?;
+        }
 
         let rsdp = acpi::write_acpi(
             ram.memory(),
@@ -151,6 +200,7 @@ impl Vm {
         let (sender, ended) = channel();
         let ends = Ends(sender);
         let stopping = Arc::new(AtomicBool::new(false));
+        let gate = Gate::new(vcpus);
         let cpu = Cpu::new(&kvm, vcpus)?;
         let mut all = Vec::new();
         for id in 0..vcpus {
@@ -161,6 +211,7 @@ impl Vm {
                 start: (id == 0).then_some(start),
                 bus: bus.clone(),
                 stopping: stopping.clone(),
+                gate: gate.clone(),
                 ends: ends.clone(),
                 confined: policy.threads,
             });
@@ -168,9 +219,8 @@ impl Vm {
         Ok(Self {
             vcpus: all,
             stopping,
-            ends,
+            handle: Handle { ends, ring, gate, balloon: balloon_size },
             ended,
-            ring,
             confine_runner: policy.confine_runner,
             bus: Some(bus),
             workers,
@@ -182,7 +232,7 @@ impl Vm {
 
     /// What stops this VM and looks into it.
     pub fn handle(&self) -> Handle {
-        Handle { ends: self.ends.clone(), ring: self.ring.clone() }
+        self.handle.clone()
     }
 
     /// Runs the guest until it ends, or [`Handle::stop`] is called. All of the VM's threads have ended when
@@ -201,9 +251,10 @@ impl Vm {
             (Ok(()), true) => confine_thread(ThreadKind::Control),
             (started, _) => started,
         };
-        // The channel lives as long as `self.ends`; the first end counts.
+        // The channel lives as long as `self.handle`; the first end counts.
         let end = started.and_then(|()| self.ended.recv().unwrap_or(Ok(Exit::Stopped)));
         self.stopping.store(true, Ordering::Release);
+        self.handle.gate.end();
         running.iter().for_each(Running::kick);
         running.into_iter().for_each(Running::join);
         end

@@ -28,7 +28,7 @@ use libc::*;
 use nofear_vmm::{Reach, Rights, ThreadKind, confine_thread_to, landlock_abi};
 use vmm_sys_util::tempdir::TempDir;
 
-const KINDS: [ThreadKind; 9] = [
+const KINDS: [ThreadKind; 10] = [
     ThreadKind::Vcpu,
     ThreadKind::NineP,
     ThreadKind::WritableNineP,
@@ -37,6 +37,7 @@ const KINDS: [ThreadKind; 9] = [
     ThreadKind::Network,
     ThreadKind::Resolver,
     ThreadKind::Entropy,
+    ThreadKind::Balloon,
     ThreadKind::Control,
 ];
 

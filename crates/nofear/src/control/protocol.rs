@@ -48,6 +48,22 @@ pub enum Ask {
         #[serde(default)]
         after: u64,
     },
+    /// Stop the guest's CPUs until [`Ask::Resume`]: answered with [`Event::Done`].
+    Pause,
+    /// Let them go on.
+    Resume,
+    /// The guest is to keep so much of its memory, and the host gets the rest: answered with [`Event::Done`], though
+    /// the guest takes its time.
+    Balloon {
+        /// Bytes.
+        memory: u64,
+    },
+    /// What was counted: answered with [`Event::Statistics`].
+    Statistics,
+    /// Where the guest's CPUs are: answered with [`Event::Registers`].
+    Registers,
+    /// The last messages of the guest's kernel: answered with [`Event::Log`].
+    Log,
 }
 
 /// A command to start in the VM. Its answers are a [`Event::Stream`] for each stream, [`Event::Started`] and then
@@ -155,6 +171,20 @@ pub enum Event {
     Status(Status),
     /// See [`Ask::Stop`].
     Stopping,
+    /// It was done, or is being done.
+    Done,
+    /// See [`Ask::Statistics`].
+    Statistics(Statistics),
+    /// See [`Ask::Registers`].
+    Registers {
+        /// Of each CPU; null: it did not come out of the guest.
+        cpus: Vec<Option<Registers>>,
+    },
+    /// See [`Ask::Log`].
+    Log {
+        /// As the guest's kernel wrote it.
+        text: Bytes,
+    },
     /// A stream of the command. Its socket comes with this line, as SCM_RIGHTS.
     Stream {
         /// Which.
@@ -236,6 +266,42 @@ pub struct Status {
     pub cpus: u8,
 }
 
+/// What was counted of a VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Statistics {
+    /// How often each CPU came out of the guest to the VM's process.
+    pub cpus: Vec<Exits>,
+    /// The guest's memory, all of it, in bytes.
+    pub memory: u64,
+    /// What of it the guest is to do without.
+    pub balloon_asked: u64,
+    /// What of it the guest does without.
+    pub balloon_held: u64,
+    /// What the guest has reported as free, each time counted.
+    pub reported_free: u64,
+}
+
+/// By the reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Exits {
+    /// Reads of devices' registers.
+    pub memory_reads: u64,
+    /// Writes to devices' registers.
+    pub memory_writes: u64,
+    /// Reads of ports.
+    pub port_reads: u64,
+    /// Writes to ports.
+    pub port_writes: u64,
+    /// Signals, and the like.
+    pub other: u64,
+}
+
+/// A CPU's registers, in hexadecimal: JSON's numbers are not exact to 64 bits everywhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registers(pub std::collections::BTreeMap<String, String>);
+
 /// Where a VM is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -244,6 +310,8 @@ pub enum LifeState {
     Starting,
     /// Commands can be started in it.
     Running,
+    /// Its CPUs are stopped.
+    Paused,
 }
 
 /// A [`Stream`], by its name.
@@ -312,6 +380,8 @@ mod tests {
         let line = |request: Ask| serde_json::to_string(&Request::from(request)).unwrap();
         assert_eq!(line(Ask::Status), r#"{"version":1,"request":"status"}"#);
         assert_eq!(line(Ask::NetLog { after: 3 }), r#"{"version":1,"request":"net-log","after":3}"#);
+        assert_eq!(line(Ask::Pause), r#"{"version":1,"request":"pause"}"#);
+        assert_eq!(line(Ask::Balloon { memory: 4096 }), r#"{"version":1,"request":"balloon","memory":4096}"#);
         assert_eq!(line(Ask::Stop { force: true }), r#"{"version":1,"request":"stop","force":true}"#);
         let request = r#"{"version":1,"request":"exec","argv":["sh",[255]],"terminal":{"rows":24,"columns":80},"new":0}"#;
         let Ask::Exec(exec) = serde_json::from_str::<Request>(request).unwrap().ask else { panic!() };
@@ -326,6 +396,12 @@ mod tests {
         assert_eq!(
             line(Event::Stream { stream: StreamName::Stdin }),
             r#"{"event":"stream","stream":"stdin"}"#
+        );
+        assert_eq!(line(Event::Done), r#"{"event":"done"}"#);
+        let registers = Registers([("rip".to_string(), "0xff".to_string())].into());
+        assert_eq!(
+            line(Event::Registers { cpus: vec![Some(registers), None] }),
+            r#"{"event":"registers","cpus":[{"rip":"0xff"},null]}"#
         );
         assert_eq!(serde_json::to_string(&ToCommand::Signal(15)).unwrap(), r#"{"signal":15}"#);
         assert_eq!(serde_json::from_str::<Bytes>("[0,255]").unwrap(), Bytes::from(vec![0, 255]));

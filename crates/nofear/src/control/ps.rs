@@ -92,8 +92,10 @@ fn table(rows: &[Row], now: SystemTime) -> String {
             true => "(login shell)".into(),
             false => printable(&command.join(" "), MAX_COMMAND),
         };
-        if row.status.state == LifeState::Starting {
-            command += " (starting)";
+        match row.status.state {
+            LifeState::Starting => command += " (starting)",
+            LifeState::Paused => command += " (paused)",
+            LifeState::Running => {}
         }
         // A String takes whatever is written.
         let _ = writeln!(

@@ -18,6 +18,7 @@ use rustix::net::{
 use rustix::process::{Signal, Uid};
 use vmm::net::filter::Journal;
 
+use super::machine::{self, Machine};
 use super::net;
 use super::protocol::{Ask, Event, LifeState, MAX_LINE, Request, Status, ToCommand, VERSION};
 
@@ -52,6 +53,8 @@ pub struct Server {
     /// Whose process this is: a confined thread can't ask.
     user: Uid,
     status: Status,
+    /// The VM, once there is one.
+    machine: Option<Box<dyn Machine>>,
     clients: BTreeMap<u64, Client>,
     next_client: u64,
     /// The commands that were asked for here.
@@ -104,6 +107,7 @@ impl Server {
             listener,
             user: rustix::process::getuid(),
             status,
+            machine: None,
             clients: BTreeMap::new(),
             next_client: 0,
             commands: BTreeMap::new(),
@@ -115,6 +119,15 @@ impl Server {
     /// There is a network, and this is written of it.
     pub fn set_journal(&mut self, journal: Journal) {
         self.journal = Some(journal);
+    }
+
+    /// From now on this is the VM.
+    pub fn manage(&mut self, machine: impl Machine + 'static) {
+        self.machine = Some(Box::new(machine));
+    }
+
+    fn is_paused(&self) -> bool {
+        self.machine.as_ref().is_some_and(|machine| machine.is_paused())
     }
 
     /// What to poll for reading.
@@ -196,6 +209,7 @@ impl Server {
     }
 
     fn on_ask(&mut self, id: u64, ask: Ask, wishes: &mut Vec<Wish>) -> io::Result<()> {
+        let state = if self.is_paused() { LifeState::Paused } else { self.status.state };
         let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
         match ask {
             Ask::NetLog { after } => {
@@ -205,14 +219,21 @@ impl Server {
                 };
                 client.tell(&event, None)
             }
-            Ask::Status => client.tell(&Event::Status(self.status.clone()), None),
+            Ask::Status => client.tell(&Event::Status(Status { state, ..self.status.clone() }), None),
             Ask::Stop { force } => {
+                // A guest that stands still does not end.
+                if let Some(machine) = self.machine.as_ref().filter(|_| !force) {
+                    machine.resume();
+                }
                 wishes.push(Wish::Stop { force });
                 client.tell(&Event::Stopping, None)
             }
             Ask::Exec(_) if self.commands.len() >= MAX_COMMANDS => {
                 let text = format!("{MAX_COMMANDS} commands have not come to their end");
                 client.tell(&Event::Error { text }, None)
+            }
+            Ask::Exec(_) if state == LifeState::Paused => {
+                client.tell(&Event::Error { text: "it is paused ('nofear resume')".into() }, None)
             }
             Ask::Exec(exec) => {
                 let command = CommandId(self.next_command);
@@ -226,6 +247,12 @@ impl Server {
                 self.commands.insert(command, Command { client: Some(id), unconnected, life: Life::Asked });
                 wishes.push(Wish::Tell(Box::new(ToAgent::Run(run))));
                 Ok(())
+            }
+            ask => {
+                let answer =
+                    self.machine.as_deref().and_then(|vm| machine::answer(vm, self.status.memory, &ask));
+                let starting = || Event::Error { text: "it has not started".into() };
+                client.tell(&answer.unwrap_or_else(starting), None)
             }
         }
     }

@@ -174,6 +174,16 @@ fn any_register_access_is_survived() {
 }
 
 #[test]
+fn a_pulse_takes_the_place_of_the_event() {
+    let mut driver = echo();
+    let (pulses, pulsed) = std::sync::mpsc::channel();
+    driver.transport.interrupt_by(move || pulses.send(()).unwrap());
+    driver.request(0, &[Buffer::Readable(b"x"), Buffer::Writable(1)]);
+    pulsed.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+    assert!(driver.transport.interrupt().read().is_err());
+}
+
+#[test]
 fn a_window_reads_as_the_registers_do_whatever_is_written() {
     let mut driver = echo();
     let windows = super::Windows::new(3).unwrap();

@@ -4,7 +4,7 @@ use agent_proto::{End, Step};
 
 use super::*;
 use crate::control::client::Channel;
-use crate::control::protocol::{Exec, StepName};
+use crate::control::protocol::{Exec, Registers, Statistics, StepName};
 
 const FIRST: CommandId = CommandId(2);
 
@@ -241,4 +241,69 @@ fn a_guest_that_ends_no_command_does_not_make_this_process_grow() {
     }));
     let (_client, wishes) = served.say(request);
     assert!(runs(&wishes));
+}
+
+/// What was done to it.
+#[derive(Clone, Default)]
+struct FakeVm(std::rc::Rc<std::cell::RefCell<Vec<String>>>, std::rc::Rc<std::cell::Cell<bool>>);
+
+impl Machine for FakeVm {
+    fn pause(&self) {
+        self.1.set(true);
+    }
+    fn resume(&self) {
+        self.1.set(false);
+    }
+    fn is_paused(&self) -> bool {
+        self.1.get()
+    }
+    fn set_balloon(&self, bytes: u64) -> bool {
+        self.0.borrow_mut().push(format!("balloon {bytes}"));
+        true
+    }
+    fn statistics(&self) -> Statistics {
+        Statistics { balloon_held: 4096, ..Statistics::default() }
+    }
+    fn registers(&self) -> Vec<Option<Registers>> {
+        vec![None]
+    }
+    fn log(&self) -> Vec<u8> {
+        b"boot\n\xff".to_vec()
+    }
+}
+
+#[test]
+fn the_machine_is_paused_measured_and_looked_into() {
+    let mut served = Served::new();
+    served.server.status.memory = 256 << 20;
+    let ask = |served: &mut Served, request: &str| {
+        let (mut client, wishes) = served.say(&format!("{{\"version\":1,\"request\":{request}}}\n"));
+        (line(&mut client), wishes)
+    };
+    assert!(ask(&mut served, "\"pause\"").0.contains("has not started"));
+    let vm = FakeVm::default();
+    served.server.manage(vm.clone());
+    for (request, part) in [
+        ("\"statistics\"", "\"memory\":268435456,\"balloon-asked\":0,\"balloon-held\":4096"),
+        ("\"registers\"", "{\"event\":\"registers\",\"cpus\":[null]}"),
+        ("\"log\"", "{\"event\":\"log\",\"text\":[98,111,111,116,10,255]}"),
+        ("\"balloon\",\"memory\":134217728", "done"),
+        ("\"balloon\",\"memory\":1", "64.00 MiB to 256.00 MiB"),
+        ("\"balloon\",\"memory\":268435457", "can keep"),
+        ("\"balloon\"", "memory"),
+        ("\"pause\"", "done"),
+        ("\"status\"", "\"state\":\"paused\""),
+        ("\"exec\",\"argv\":[\"sh\"]", "nofear resume"),
+        ("\"resume\"", "done"),
+        ("\"status\"", "\"state\":\"running\""),
+        ("\"pause\"", "done"),
+    ] {
+        let (answer, wishes) = ask(&mut served, request);
+        assert!(answer.contains(part), "{request}: {answer}");
+        assert_eq!(wishes, []);
+    }
+    assert_eq!(*vm.0.borrow(), ["balloon 134217728"]);
+    // Who is to end in order has to run.
+    assert_eq!(ask(&mut served, "\"stop\"").1, [Wish::Stop { force: false }]);
+    assert!(!vm.is_paused());
 }

@@ -1,0 +1,113 @@
+//! What a VM's clients want of the machine itself, and not of its session: answered at once.
+
+use super::protocol::{Ask, Event, Exits, Registers, Statistics};
+use crate::profile::image::human;
+
+/// A VM that runs.
+pub trait Machine {
+    /// Stops its CPUs.
+    fn pause(&self);
+    /// Lets them go on.
+    fn resume(&self);
+    /// Whether it was paused.
+    fn is_paused(&self) -> bool;
+    /// The guest is to do without so many bytes; `false`: there is no way to say so.
+    fn set_balloon(&self, bytes: u64) -> bool;
+    /// What was counted; the size of the memory is not looked at.
+    fn statistics(&self) -> Statistics;
+    /// Of each CPU.
+    fn registers(&self) -> Vec<Option<Registers>>;
+    /// The last messages of its kernel.
+    fn log(&self) -> Vec<u8>;
+}
+
+impl Machine for vmm::Handle {
+    fn pause(&self) {
+        self.pause();
+    }
+
+    fn resume(&self) {
+        self.resume();
+    }
+
+    fn is_paused(&self) -> bool {
+        self.is_paused()
+    }
+
+    fn set_balloon(&self, bytes: u64) -> bool {
+        self.set_balloon(bytes)
+    }
+
+    fn statistics(&self) -> Statistics {
+        let balloon = self.balloon().unwrap_or_default();
+        Statistics {
+            cpus: self.exits().into_iter().map(Exits::from).collect(),
+            memory: 0,
+            balloon_asked: balloon.asked,
+            balloon_held: balloon.held,
+            reported_free: balloon.reported,
+        }
+    }
+
+    fn registers(&self) -> Vec<Option<Registers>> {
+        self.registers().into_iter().map(|cpu| cpu.map(Registers::from)).collect()
+    }
+
+    fn log(&self) -> Vec<u8> {
+        self.console()
+    }
+}
+
+impl From<vmm::Exits> for Exits {
+    fn from(exits: vmm::Exits) -> Self {
+        let vmm::Exits { memory_reads, memory_writes, port_reads, port_writes, other } = exits;
+        Self { memory_reads, memory_writes, port_reads, port_writes, other }
+    }
+}
+
+/// In the order of [`vmm::Registers::general`].
+const GENERAL: [&str; 15] =
+    ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
+
+impl From<vmm::Registers> for Registers {
+    fn from(registers: vmm::Registers) -> Self {
+        let named = GENERAL.into_iter().zip(registers.general);
+        let control = ["cr0", "cr2", "cr3", "cr4"].into_iter().zip(registers.control);
+        let others = [
+            ("rip", registers.rip),
+            ("rsp", registers.rsp),
+            ("rflags", registers.rflags),
+            ("cs", registers.cs.into()),
+        ];
+        let all = named.chain(control).chain(others);
+        Self(all.map(|(name, value)| (name.to_string(), format!("{value:#x}"))).collect())
+    }
+}
+
+/// The least that a guest keeps.
+const LEAST: u64 = vmm::MIN_MEMORY;
+
+/// The answer to what is for the machine; `memory` is what the guest was given.
+pub fn answer(machine: &dyn Machine, memory: u64, ask: &Ask) -> Option<Event> {
+    Some(match ask {
+        Ask::Pause => {
+            machine.pause();
+            Event::Done
+        }
+        Ask::Resume => {
+            machine.resume();
+            Event::Done
+        }
+        Ask::Balloon { memory: kept } if !(LEAST..=memory).contains(kept) => Event::Error {
+            text: format!("the guest can keep {} to {} of its memory", human(LEAST), human(memory)),
+        },
+        Ask::Balloon { memory: kept } => match machine.set_balloon(memory - kept) {
+            true => Event::Done,
+            false => Event::Error { text: "the VM has no balloon".into() },
+        },
+        Ask::Statistics => Event::Statistics(Statistics { memory, ..machine.statistics() }),
+        Ask::Registers => Event::Registers { cpus: machine.registers() },
+        Ask::Log => Event::Log { text: machine.log().into() },
+        Ask::Status | Ask::Stop { .. } | Ask::Exec(_) | Ask::NetLog { .. } => return None,
+    })
+}
