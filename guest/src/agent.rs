@@ -7,6 +7,7 @@
 
 mod command;
 mod control;
+mod display;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,11 +20,14 @@ use rustix::process::{Pid, WaitOptions};
 use rustix::time::Timespec;
 
 use crate::Failure;
+use crate::flow::Next;
 use crate::kernel::last_errno;
-use crate::link::{Link, Next};
+use crate::link::Link;
+use crate::relay::Relay;
 use crate::spawn::NotStarted;
 use command::Command;
 use control::Control;
+use display::Display;
 
 /// The most commands that run at once.
 pub const MAX_COMMANDS: usize = 256;
@@ -31,8 +35,24 @@ pub const MAX_COMMANDS: usize = 256;
 /// The most streams that are open at once. Those of an ended command count while its children use them.
 const MAX_LINKS: usize = 4 * MAX_COMMANDS;
 
+/// What is watched of a descriptor that bytes go through.
+const BOTH_WAYS: EventFlags =
+    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+
 /// How the agent opens connections to the host: as many as it is told, at once.
 pub type Dial<'a> = dyn Fn(usize) -> io::Result<Vec<OwnedFd>> + 'a;
+
+/// How the agent makes the socket that the host's connections to the display server come to; it does not block.
+pub type Listen<'a> = dyn Fn() -> io::Result<OwnedFd> + 'a;
+
+/// The ways between agent and host, beside the control connection.
+#[derive(Clone, Copy)]
+pub struct Ways<'a> {
+    /// To the host.
+    pub dial: &'a Dial<'a>,
+    /// From the host.
+    pub listen: &'a Listen<'a>,
+}
 
 /// Whether the process is where orphans go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,12 +80,12 @@ pub enum Stop {
 ///
 /// When the kernel refuses what the agent can't do without, and for a frame from the host that is too
 /// long or no [`ToAgent`].
-pub fn serve(control: OwnedFd, dial: &Dial<'_>, user: &User, orphans: Orphans) -> Result<Stop, Failure> {
+pub fn serve(control: OwnedFd, ways: Ways<'_>, user: &User, orphans: Orphans) -> Result<Stop, Failure> {
     let epoll =
         epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Failure::of("create an epoll instance"))?;
     let control = Control::new(control).map_err(Failure::of("set the control connection up"))?;
-    let watch = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-    epoll::add(&epoll, &control, Watched::Control.token(), watch).map_err(Failure::of("watch the host"))?;
+    epoll::add(&epoll, &control, Watched::Control.token(), BOTH_WAYS)
+        .map_err(Failure::of("watch the host"))?;
     let children = match orphans {
         Orphans::NotOurs => None,
         Orphans::Reaped => Some(children_signal().map_err(Failure::of("watch for the end of processes"))?),
@@ -77,11 +97,13 @@ pub fn serve(control: OwnedFd, dial: &Dial<'_>, user: &User, orphans: Orphans) -
     Agent {
         epoll,
         control,
-        dial,
+        ways,
         user,
         children,
         commands: BTreeMap::new(),
         links: BTreeMap::new(),
+        display: None,
+        relays: BTreeMap::new(),
         next_link: 0,
         unfinished: Vec::new(),
     }
@@ -96,6 +118,11 @@ enum Watched {
     Command(CommandId),
     Socket(u32),
     Local(u32),
+    DisplayWords,
+    DisplayProcess,
+    DisplayListener,
+    RelayHost(u32),
+    RelayLocal(u32),
 }
 
 impl Watched {
@@ -106,6 +133,11 @@ impl Watched {
             Self::Command(CommandId(number)) => (2, number),
             Self::Socket(number) => (3, number),
             Self::Local(number) => (4, number),
+            Self::DisplayWords => (5, 0),
+            Self::DisplayProcess => (6, 0),
+            Self::DisplayListener => (7, 0),
+            Self::RelayHost(number) => (8, number),
+            Self::RelayLocal(number) => (9, number),
         };
         EventData::new_u64(kind << 32 | u64::from(number))
     }
@@ -117,7 +149,12 @@ impl Watched {
             1 => Self::Children,
             2 => Self::Command(CommandId(number)),
             3 => Self::Socket(number),
-            _ => Self::Local(number),
+            4 => Self::Local(number),
+            5 => Self::DisplayWords,
+            6 => Self::DisplayProcess,
+            7 => Self::DisplayListener,
+            8 => Self::RelayHost(number),
+            _ => Self::RelayLocal(number),
         }
     }
 }
@@ -125,14 +162,17 @@ impl Watched {
 struct Agent<'a> {
     epoll: OwnedFd,
     control: Control,
-    dial: &'a Dial<'a>,
+    ways: Ways<'a>,
     user: &'a User,
     /// The SIGCHLD descriptor of the first process.
     children: Option<OwnedFd>,
     commands: BTreeMap<CommandId, Command>,
     links: BTreeMap<u32, Link>,
+    display: Option<Display>,
+    relays: BTreeMap<u32, Relay>,
+    /// The number of the next link or relay.
     next_link: u32,
-    /// Links whose turn ended before their bytes did.
+    /// Links and relays whose turn ended before their bytes did.
     unfinished: Vec<u32>,
 }
 
@@ -159,10 +199,16 @@ impl Agent<'_> {
                     Watched::Command(id) => self.reap_command(id),
                     Watched::Socket(id) => self.with_link(id, |link| link.socket_event(flags)),
                     Watched::Local(id) => self.with_link(id, |link| link.local_event(flags)),
+                    Watched::DisplayWords => self.hear_display(),
+                    Watched::DisplayProcess => self.reap_display(),
+                    Watched::DisplayListener => self.accept_client(),
+                    Watched::RelayHost(id) => self.with_relay(id, |relay| relay.host_event(flags)),
+                    Watched::RelayLocal(id) => self.with_relay(id, |relay| relay.local_event(flags)),
                 }
             }
             for id in std::mem::take(&mut self.unfinished) {
                 self.with_link(id, Link::drive);
+                self.with_relay(id, Relay::drive);
             }
             if self.control.flush().is_err() {
                 return Ok(Stop::HostGone);
@@ -176,6 +222,7 @@ impl Agent<'_> {
         while let Some(message) = self.control.next().map_err(Failure::of("read a message of the host"))? {
             match message {
                 ToAgent::Configure(_) => self.warn("the guest was configured already"),
+                ToAgent::Display(wanted) => self.start_display(&wanted),
                 ToAgent::Run(run) => self.run(&run),
                 ToAgent::Signal { command, signal } => self.signal(command, signal),
                 ToAgent::Resize { command, size } => {
@@ -214,7 +261,7 @@ impl Agent<'_> {
         if self.commands.contains_key(&run.command) {
             return Err(set_up(Errno::EXIST));
         }
-        let (command, streams) = command::start(run, self.user, self.dial)?;
+        let (command, streams) = command::start(run, self.user, self.ways.dial)?;
         let links =
             streams.into_iter().map(|(stream, socket, local)| Link::new(run.command, stream, socket, local));
         let added = epoll::add(
@@ -234,13 +281,17 @@ impl Agent<'_> {
     }
 
     fn add_link(&mut self, link: Link) -> Result<(), Errno> {
-        let id = self.next_link;
-        self.next_link = self.next_link.wrapping_add(1);
-        let watch = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(&self.epoll, link.socket(), Watched::Socket(id).token(), watch)?;
-        epoll::add(&self.epoll, link.local(), Watched::Local(id).token(), watch)?;
+        let id = self.fresh_number();
+        epoll::add(&self.epoll, link.socket(), Watched::Socket(id).token(), BOTH_WAYS)?;
+        epoll::add(&self.epoll, link.local(), Watched::Local(id).token(), BOTH_WAYS)?;
         self.links.insert(id, link);
         Ok(())
+    }
+
+    fn fresh_number(&mut self) -> u32 {
+        let id = self.next_link;
+        self.next_link = self.next_link.wrapping_add(1);
+        id
     }
 
     /// Lets a link act, and does what it then needs.
@@ -249,9 +300,24 @@ impl Agent<'_> {
         let Some(link) = self.links.get_mut(&id) else { return };
         match act(link) {
             Next::Wait => {}
-            Next::Again if self.unfinished.contains(&id) => {}
-            Next::Again => self.unfinished.push(id),
+            Next::Again => self.again(id),
             Next::Close => drop(self.links.remove(&id)),
+        }
+    }
+
+    /// Lets a relay act, and does what it then needs.
+    fn with_relay(&mut self, id: u32, act: impl FnOnce(&mut Relay) -> Next) {
+        let Some(relay) = self.relays.get_mut(&id) else { return };
+        match act(relay) {
+            Next::Wait => {}
+            Next::Again => self.again(id),
+            Next::Close => drop(self.relays.remove(&id)),
+        }
+    }
+
+    fn again(&mut self, id: u32) {
+        if !self.unfinished.contains(&id) {
+            self.unfinished.push(id);
         }
     }
 
@@ -279,6 +345,10 @@ impl Agent<'_> {
             let _ = rustix::io::read(children, &mut signal);
         }
         while let Some(pid) = ended_child() {
+            if self.display.as_ref().is_some_and(|display| display.process.pid == pid) {
+                self.reap_display();
+                continue;
+            }
             let command = self.commands.iter().find(|(_, command)| command.process.pid == pid);
             match command.map(|(id, _)| *id) {
                 Some(id) => self.reap_command(id),
@@ -291,12 +361,8 @@ impl Agent<'_> {
 
     fn reap_command(&mut self, id: CommandId) {
         let Some(command) = self.commands.get(&id) else { return };
-        let end = match rustix::process::waitpid(Some(command.process.pid), WaitOptions::NOHANG) {
-            Ok(Some((_, status))) => match (status.exit_status(), status.terminating_signal()) {
-                (Some(status), _) => End::Exited(status as u8),
-                (None, Some(signal)) => End::Signaled(signal as u8),
-                (None, None) => return,
-            },
+        let end = match reap(command.process.pid) {
+            Ok(Some(end)) => end,
             Ok(None) => return,
             Err(e) => {
                 self.warn(&format!("learn how command {} ended: {e}", id.0));
@@ -311,6 +377,16 @@ impl Agent<'_> {
             self.with_link(link, Link::command_ended);
         }
     }
+}
+
+/// How a child has ended, if it has.
+fn reap(pid: Pid) -> Result<Option<End>, Errno> {
+    let ended = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG)?;
+    Ok(ended.and_then(|(_, status)| match (status.exit_status(), status.terminating_signal()) {
+        (Some(status), _) => Some(End::Exited(status as u8)),
+        (None, Some(signal)) => Some(End::Signaled(signal as u8)),
+        (None, None) => None,
+    }))
 }
 
 /// A child that has ended and is not reaped yet.

@@ -184,7 +184,9 @@ fn kernel_file_systems() -> Result<(), Failure> {
         rustix::fs::symlink(target, link).map_err(Failure::of("make the links in /dev"))?;
     }
     mount_at(c"tmpfs", c"run", INERT, Some(c"mode=0755"))?;
-    mount_at(c"tmpfs", c"tmp", INERT, Some(c"mode=1777"))
+    mount_at(c"tmpfs", c"tmp", INERT, Some(c"mode=1777"))?;
+    // X servers of ordinary users put their sockets there, and can't make it.
+    folder(c"tmp/.X11-unix", 0o1777)
 }
 
 /// Fills `/run`, below the working directory, and moves the host's software to where guest root sees it.

@@ -8,26 +8,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agent_proto::{CommandId, Stream};
 use rustix::event::epoll::EventFlags;
-use rustix::io::Errno;
 use rustix::net::Shutdown;
 use rustix::termios::{LocalModes, SpecialCodeIndex};
 
-/// The most bytes that one read takes, and that wait for a slow reader.
-const CHUNK: usize = 64 << 10;
-
-/// How many chunks move before the other streams get their turn.
-const TURN: u32 = 16;
-
-/// What is left to do for a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// Nothing before the next edge.
-    Wait,
-    /// Its turn is over, and it has more.
-    Again,
-    /// Nothing any more: close both ends.
-    Close,
-}
+use crate::flow::{Flow, Next, Stopped};
 
 /// One stream of a command.
 pub(crate) struct Link {
@@ -157,74 +141,5 @@ fn end_of_input(terminal: BorrowedFd<'_>, last: u8) -> Vec<u8> {
             vec![modes.special_codes[SpecialCodeIndex::VEOF]; count]
         }
         _ => Vec::new(),
-    }
-}
-
-/// Why bytes stopped moving.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stopped {
-    SourceEmpty,
-    SourceEnded,
-    /// EIO: no process has the terminal open. ECONNRESET: the host has gone.
-    SourceLost,
-    SinkFull,
-    SinkGone,
-    TurnOver,
-}
-
-/// One direction of a link.
-struct Flow {
-    /// `buffer[start..]` was read and is not written yet.
-    buffer: Vec<u8>,
-    start: usize,
-    source_ended: bool,
-    /// The last byte read; a line's end when there was none.
-    last: u8,
-}
-
-impl Default for Flow {
-    fn default() -> Self {
-        Self { buffer: Vec::new(), start: 0, source_ended: false, last: b'\n' }
-    }
-}
-
-impl Flow {
-    fn advance(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Stopped {
-        let mut chunks = 0;
-        loop {
-            while self.start < self.buffer.len() {
-                match rustix::io::write(to, &self.buffer[self.start..]) {
-                    Ok(n) => self.start += n,
-                    Err(Errno::INTR) => {}
-                    Err(Errno::AGAIN) => return Stopped::SinkFull,
-                    Err(_) => return Stopped::SinkGone,
-                }
-            }
-            if self.source_ended {
-                return Stopped::SourceEnded;
-            }
-            if chunks == TURN {
-                return Stopped::TurnOver;
-            }
-            chunks += 1;
-            self.buffer.clear();
-            self.start = 0;
-            self.buffer.reserve(CHUNK);
-            match rustix::io::read(from, rustix::buffer::spare_capacity(&mut self.buffer)) {
-                Ok(0) => self.source_ended = true,
-                Ok(_) => self.last = self.buffer.last().copied().unwrap_or(self.last),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Stopped::SourceEmpty,
-                Err(_) => return Stopped::SourceLost,
-            }
-        }
-    }
-
-    fn discard(&mut self) {
-        self.start = self.buffer.len();
-    }
-
-    fn append(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
     }
 }

@@ -10,8 +10,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use agent_proto::{Configure, FromAgent, HOST_PORT, Hello, MAX_TO_AGENT, ToAgent, VERSION};
-use nofear_guest::agent::{self, Orphans, Stop};
+use agent_proto::{Configure, DISPLAY_PORT, FromAgent, HOST_PORT, Hello, MAX_TO_AGENT, ToAgent, VERSION};
+use nofear_guest::agent::{self, Orphans, Stop, Ways};
 use nofear_guest::{Failure, boot, kernel, modules, tool, vsock};
 
 /// The start of the program. The first process must not end, so what it returns only matters when the
@@ -51,7 +51,8 @@ fn live() -> Result<Stop, Failure> {
         agent_proto::write_frame(&mut control, &warning).map_err(Failure::of("warn the host"))?;
     }
     let dial = |count| vsock::dial(HOST_PORT, count);
-    let stop = agent::serve(OwnedFd::from(control), &dial, &configure.user, Orphans::Reaped);
+    let ways = Ways { dial: &dial, listen: &|| vsock::listen(DISPLAY_PORT) };
+    let stop = agent::serve(OwnedFd::from(control), ways, &configure.user, Orphans::Reaped);
     kernel::end_processes();
     root.settle();
     stop

@@ -1,4 +1,4 @@
-//! Connections to the host.
+//! Connections to and from the host.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,6 +13,23 @@ use crate::kernel::last_errno;
 /// How often, and how far apart, a connection is tried while the kernel has no vsock device.
 const TRIES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// How many connections of the host's wait until they are taken.
+const BACKLOG: i32 = 16;
+
+/// Listens on a port for connections of the host's. It does not block.
+pub fn listen(port: u32) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::VSOCK, SocketType::STREAM, flags, None)?;
+    let address = address(libc::VMADDR_CID_ANY, port);
+    let size = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
+    // SAFETY: bind() reads an address of the size that it is told.
+    if unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) } != 0 {
+        return Err(last_errno().into());
+    }
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
 
 /// Opens `count` connections to a port of the host, at the same time. They do not block.
 ///
@@ -47,14 +64,18 @@ fn start(port: u32) -> Result<OwnedFd, Errno> {
 }
 
 fn connect(socket: &OwnedFd, port: u32) -> Result<(), Errno> {
-    // SAFETY: all zeros is a valid `sockaddr_vm`; connect() reads one, of the size that it is told.
-    let result = unsafe {
-        let mut address: libc::sockaddr_vm = std::mem::zeroed();
-        address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
-        address.svm_cid = libc::VMADDR_CID_HOST;
-        address.svm_port = port;
-        let size = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
-        libc::connect(socket.as_raw_fd(), (&raw const address).cast(), size)
-    };
+    let address = address(libc::VMADDR_CID_HOST, port);
+    let size = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
+    // SAFETY: connect() reads an address of the size that it is told.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), size) };
     if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+fn address(cid: u32, port: u32) -> libc::sockaddr_vm {
+    // SAFETY: all zeros is a valid `sockaddr_vm`.
+    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+    address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
+    address.svm_cid = cid;
+    address.svm_port = port;
+    address
 }

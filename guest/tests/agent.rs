@@ -13,7 +13,7 @@ use agent_proto::{
     CommandId, End, FromAgent, Hello, MAX_FROM_AGENT, MAX_TO_AGENT, Run, Stdio, Step, Stream, TerminalSize,
     ToAgent, User, read_frame, write_frame,
 };
-use nofear_guest::agent::{self, Orphans, Stop};
+use nofear_guest::agent::{self, Orphans, Stop, Ways};
 
 /// How long anything may take before the test counts as hung.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,7 +42,13 @@ impl Host {
         };
         let agent = std::thread::spawn(move || {
             let dial = |count| (0..count).map(|_| Ok(OwnedFd::from(UnixStream::connect(&path)?))).collect();
-            agent::serve(theirs.into(), &dial, &user, Orphans::NotOurs).unwrap()
+            let listen = || {
+                let listener = UnixListener::bind(path.with_file_name("display"))?;
+                listener.set_nonblocking(true)?;
+                Ok(OwnedFd::from(listener))
+            };
+            let ways = Ways { dial: &dial, listen: &listen };
+            agent::serve(theirs.into(), ways, &user, Orphans::NotOurs).unwrap()
         });
         let (to_streams, streams) = mpsc::channel();
         std::thread::spawn(move || {

@@ -15,6 +15,7 @@ use std::{
     thread,
 };
 
+pub mod desktop;
 mod home;
 mod world;
 

@@ -76,6 +76,39 @@ pub const SYSTEM_TESTS: &[Tool] = &[
     tool("unshare", "util-linux", ["util-linux", "util-linux", "util-linux", "sys-apps/util-linux"]),
 ];
 
+/// What tests of windows need: Xpra, and a desktop.
+pub const WINDOWS: &[Tool] = &[
+    tool("xpra", "xpra", ["xpra", "xpra", "xpra", "x11-wm/xpra"]),
+    tool(
+        "Xvfb",
+        "xvfb",
+        ["xorg-x11-server-Xvfb", "xorg-server-xvfb", "xorg-x11-server-Xvfb", "x11-base/xorg-server[xvfb]"],
+    ),
+    tool("xterm", "xterm", ["xterm", "xterm", "xterm", "x11-terms/xterm"]),
+    tool("twm", "twm", ["twm", "xorg-twm", "twm", "x11-wm/twm"]),
+    tool("xdotool", "xdotool", ["xdotool", "xdotool", "xdotool", "x11-misc/xdotool"]),
+    tool("xwininfo", "x11-utils", ["xwininfo", "xorg-xwininfo", "xwininfo", "x11-apps/xwininfo"]),
+];
+
+/// And what Xpra needs without Debian's package saying so.
+pub const WINDOWS_ON_DEBIAN: &[Tool] = &[
+    tool(
+        "/usr/lib/python3/dist-packages/PIL",
+        "python3-pil",
+        ["python3-pillow", "python-pillow", "python3-Pillow", "dev-python/pillow"],
+    ),
+    tool(
+        "/usr/lib/python3/dist-packages/cairo",
+        "python3-gi-cairo",
+        ["python3-cairo", "python-cairo", "python3-cairo", "dev-python/pycairo"],
+    ),
+    tool(
+        "/usr/lib/python3/dist-packages/lz4",
+        "python3-lz4",
+        ["python3-lz4", "python-lz4", "python3-lz4", "dev-python/lz4"],
+    ),
+];
+
 /// What the fuzz targets need: libFuzzer is C++.
 pub const FUZZ: &[Tool] = &[tool("g++", "g++", ["gcc-c++", "gcc", "gcc-c++", "sys-devel/gcc"])];
 

@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// The vsock port of the host that the agent connects to.
 pub const HOST_PORT: u32 = 1024;
 
+/// The vsock port of the guest that leads to its display server, while one runs.
+pub const DISPLAY_PORT: u32 = 1025;
+
 /// The longest frame the host accepts from the agent, in bytes.
 pub const MAX_FROM_AGENT: usize = 64 << 10;
 
@@ -53,7 +56,7 @@ pub enum Hello {
 }
 
 /// The protocol's version; host and agent are built together and must agree.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// A byte stream of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -73,6 +76,8 @@ pub enum Stream {
 pub enum ToAgent {
     /// Sent once, before anything else: what the guest is to look like.
     Configure(Configure),
+    /// Start a display server, at most once. [`FromAgent::Display`] tells what becomes of it.
+    Display(Display),
     /// Start a command.
     Run(Run),
     /// Send a signal to a command's process group.
@@ -173,6 +178,37 @@ pub struct Share {
     pub writable: bool,
 }
 
+/// A display server to start: a program that shows windows to whoever connects to a socket of its own.
+///
+/// It runs as the user, in the user's home. Connections to the guest's [`DISPLAY_PORT`] become ones to its socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Display {
+    /// The program and its arguments, as of [`Run`]; not empty.
+    pub argv: Vec<Vec<u8>>,
+    /// The whole environment, as of [`Run`].
+    pub env: Vec<Vec<u8>>,
+    /// The Unix socket that the program makes, absolute.
+    pub socket: String,
+}
+
+/// What becomes of the display server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DisplayNews {
+    /// A line of its output, of at most a few hundred bytes.
+    Said(String),
+    /// It answers.
+    Ready,
+    /// It could not be started.
+    NotStarted {
+        /// What failed.
+        step: Step,
+        /// The guest's error number.
+        errno: i32,
+    },
+    /// It ended.
+    Ended(End),
+}
+
 /// A command to start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
@@ -233,6 +269,8 @@ pub enum FromAgent {
         /// How.
         end: End,
     },
+    /// About the display server that was asked for.
+    Display(DisplayNews),
     /// Something in the guest failed that a person should know of, at most a few hundred bytes.
     Warning(String),
 }

@@ -13,6 +13,8 @@ use crate::control::ps::PsArgs;
 use crate::control::stop::StopArgs;
 use crate::copy::CopyArgs;
 use crate::environment::Variable;
+use crate::gui::keeper::{self, KeeperArgs};
+use crate::gui::options::GuiArgs;
 use crate::memory;
 use crate::network::options::NetworkArgs;
 use crate::profile::cli::{ProfileArgs, Verb};
@@ -84,6 +86,10 @@ pub enum Action {
     Setup(SetupArgs),
     /// Something with a VM that runs.
     Manage(Manage),
+    /// What this machine lacks.
+    Doctor,
+    /// A process of this program's own.
+    KeepWindowClient(KeeperArgs),
 }
 
 impl Cli {
@@ -104,6 +110,8 @@ impl Cli {
             (Some(Command::Stat(args)), ..) => return (0, Action::Manage(Manage::Stat(args))),
             (Some(Command::Debug(args)), ..) => return (0, Action::Manage(Manage::Debug(args))),
             (Some(Command::Logs(args)), ..) => return (0, Action::Manage(Manage::Logs(args))),
+            (Some(Command::Doctor), ..) => return (0, Action::Doctor),
+            (Some(Command::KeepWindowClient(args)), ..) => return (0, Action::KeepWindowClient(args)),
             (Some(Command::Profile(ProfileArgs { verb })), ..) => verb,
             (None, Some(name), _) => Verb::New { name, disk_size: image::DEFAULT_SIZE },
             (None, None, Some(name)) => Verb::Delete { name, yes: self.yes },
@@ -162,6 +170,13 @@ pub enum Command {
     Debug(VmArgs),
     /// Show the messages of a virtual machine's kernel
     Logs(VmArgs),
+    /// Look at this machine: what works, what does not, and what to do about it
+    ///
+    /// Exit status: 1 when no virtual machine can run.
+    Doctor,
+    /// Keeps the client for windows: this program starts itself so
+    #[command(name = keeper::VERB, hide = true)]
+    KeepWindowClient(KeeperArgs),
 }
 
 const EXAMPLES: &str = "\
@@ -243,6 +258,10 @@ pub struct RunArgs {
     /// The network.
     #[command(flatten)]
     pub network: NetworkArgs,
+
+    /// Windows.
+    #[command(flatten)]
+    pub gui: GuiArgs,
 
     /// Boot this kernel: a bzImage or an ELF vmlinux
     ///

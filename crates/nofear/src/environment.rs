@@ -43,6 +43,16 @@ impl Variable {
     }
 }
 
+/// Adds variables, each `NAME=value`, that are not there yet.
+pub fn add(env: &mut Vec<Vec<u8>>, more: Vec<Vec<u8>>) {
+    let name = |variable: &[u8]| variable.split(|byte| *byte == b'=').next().map(<[u8]>::to_vec);
+    for variable in more {
+        if env.iter().all(|one| name(one) != name(&variable)) {
+            env.push(variable);
+        }
+    }
+}
+
 /// The whole environment, each `NAME=value`. `host` is this process's; `root`: the command runs as guest root.
 pub fn environment(
     host: impl Iterator<Item = (OsString, OsString)>,

@@ -7,10 +7,12 @@
 mod cli;
 mod control;
 mod copy;
+mod doctor;
 mod environment;
 mod exit;
 mod exports;
 mod frames;
+mod gui;
 mod helper;
 mod images;
 mod logging;
@@ -53,6 +55,8 @@ fn main() {
                 Action::Setup(args) => setup::run(&args),
                 Action::Stop(args) => control::stop::run(&args),
                 Action::Manage(what) => control::manage::run(&what),
+                Action::Doctor => doctor::run(),
+                Action::KeepWindowClient(args) => gui::keeper::run(args),
                 Action::Profile(verb) => profile::commands::run(verb),
             }
         }

@@ -6,7 +6,7 @@ pub mod addresses;
 mod dns;
 pub mod host;
 pub mod options;
-mod passt;
+pub mod passt;
 pub mod resolver;
 pub mod tap;
 

@@ -10,14 +10,14 @@ use vmm::{Config, Console, Share};
 
 use crate::cli::RunArgs;
 use crate::control::protocol::{LifeState, Status};
-use crate::environment::environment;
+use crate::environment::{self, environment};
 use crate::profile::store::Profile;
 use crate::runtime_dir::RuntimeDir;
 use crate::session::Ending;
 use crate::streams::StandardStreams;
 use crate::terminal::{self, Terminal};
 use crate::vm::{self, Conduct};
-use crate::{exit, exports, memory, network, profile, shares, user};
+use crate::{exit, exports, gui, memory, network, profile, shares, user};
 
 /// Runs the command in a new VM, and returns the exit status.
 pub fn run(args: RunArgs) -> u8 {
@@ -32,6 +32,9 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
     let user = user::current();
     let terminal = Terminal::of_standard_streams();
     let (share_export, guest_shares) = shares::open(&args.all_shares())?.unzip();
+    if args.gui.gui && args.command.is_empty() {
+        args.command.push(gui::terminal::find()?.into());
+    }
     let program = args.command.first().map(|program| program.display().to_string());
     let directory = args.workdir.as_ref().map(|directory| directory.display().to_string());
     let command = command(&mut args, &user, terminal.as_ref());
@@ -65,11 +68,21 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         configure.profile = Some(ProfileDisk { fresh: profile.is_fresh() });
     }
     let streams = StandardStreams::of_process();
+    let profile_name = kept.as_ref().map(|(profile, _)| profile.name.to_string());
+    let windows = match args.gui.gui {
+        true => {
+            let colour = kept.as_ref().map(|(profile, _)| profile.description.settings.border());
+            let look = gui::look::of(profile_name.as_deref(), colour.transpose()?.flatten().as_deref());
+            let windows = gui::open(&args.gui, &configure.user, &look, &runtime_dir);
+            Some(windows.context("show windows")?)
+        }
+        false => None,
+    };
     let config = config(&args, &runtime_dir, share_export, kept.as_ref().map(|(profile, _)| profile))?;
     let network = network::open(&args.network, config.vcpus).context("set the network up")?;
     let status = Status {
         vm: runtime_dir.id().into(),
-        profile: kept.as_ref().map(|(profile, _)| profile.name.to_string()),
+        profile: profile_name,
         command: command.argv.iter().cloned().map(Into::into).collect(),
         state: LifeState::Starting,
         started: configure.time.0,
@@ -88,6 +101,7 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         terminal,
         configure,
         command,
+        gui: windows,
         status: Some(status),
         reach,
         require_confinement: args.require_confinement,
@@ -105,10 +119,14 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
 /// What the agent is to start. Takes the arguments out of `args`.
 fn command(args: &mut RunArgs, user: &User, terminal: Option<&Terminal>) -> Run {
     let root = args.root || user.uid == 0;
+    let mut env = environment(std::env::vars_os(), user, root, terminal.is_some(), &args.env);
+    if args.gui.gui {
+        environment::add(&mut env, gui::variables(user));
+    }
     Run {
         command: CommandId(1),
         argv: std::mem::take(&mut args.command).into_iter().map(OsStringExt::into_vec).collect(),
-        env: environment(std::env::vars_os(), user, root, terminal.is_some(), &args.env),
+        env,
         cwd: args.workdir.as_deref().map(OsStr::as_bytes).map(<[u8]>::to_vec),
         root,
         stdio: match terminal {

@@ -25,6 +25,9 @@ const AGENT_SOCKET: &str = "agent.sock";
 /// The socket that other processes of the user reach: see [`crate::control`].
 pub const CONTROL_SOCKET: &str = "control.sock";
 
+/// The socket that the client for windows reaches.
+pub const WINDOWS_SOCKET: &str = "xpra.sock";
+
 /// The folder of all VMs in the user's runtime directory.
 const ALL: &str = "nofear";
 
@@ -90,6 +93,16 @@ impl RuntimeDir {
         listen(self.agent_socket())
     }
 
+    /// Where the client for windows connects to.
+    pub fn windows_socket(&self) -> PathBuf {
+        self.path.join(WINDOWS_SOCKET)
+    }
+
+    /// Makes the socket for the client for windows.
+    pub fn listen_for_windows(&self) -> anyhow::Result<UnixListener> {
+        listen(self.windows_socket())
+    }
+
     /// Makes the socket for other processes.
     pub fn listen_for_control(&self) -> anyhow::Result<UnixListener> {
         listen(self.path.join(CONTROL_SOCKET))
@@ -117,7 +130,7 @@ impl RuntimeDir {
 impl Drop for RuntimeDir {
     /// Opens nothing: the process may be confined by now.
     fn drop(&mut self) {
-        for socket in [AGENT_SOCKET, CONTROL_SOCKET] {
+        for socket in [AGENT_SOCKET, CONTROL_SOCKET, WINDOWS_SOCKET] {
             let _ = unlinkat(&self.folder, socket, AtFlags::empty());
         }
         let _ = unlinkat(&self.above, &self.id, AtFlags::REMOVEDIR);

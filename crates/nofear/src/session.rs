@@ -24,11 +24,16 @@ use rustix::time::Timespec;
 
 use crate::control::server::{Server, Wish};
 use crate::frames::{Connection, Received};
+use crate::gui::Windows;
+use crate::gui::client::Client;
 use crate::signals::{Insistence, Signals};
 use crate::software::SoftwareWatch;
 use crate::streams::{Event, Inbox, Pumps, Standard};
 use crate::terminal::{self, Terminal};
 use crate::text::printable;
+
+mod parting;
+mod windows;
 
 #[cfg(test)]
 mod tests;
@@ -52,9 +57,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// After this much silence the user is told what can be done. No limit: a machine may be slow, and any signal
 /// ends the VM before its command runs.
 const LONG_START: Duration = Duration::from_secs(30);
-
-/// How long a guest that keeps something may take to write it back and power off.
-const PARTING: Duration = Duration::from_secs(60);
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,18 +120,20 @@ pub struct Session<'a> {
     pub software: Option<SoftwareWatch>,
     /// Where other processes reach the VM, if they may.
     pub control: Option<Server>,
+    /// The windows of the command, if it is to have any.
+    pub windows: Option<Windows>,
     /// Something of the guest lasts: after the command it writes everything back and powers off by itself.
     pub lasting: bool,
 }
 
 impl Session<'_> {
-    /// Runs the command.
+    /// Runs the command. Returns the windows' client, too, if it has not ended.
     ///
     /// # Errors
     ///
     /// [`GuestFailed`] when the guest ended before its command or broke the protocol; others for what the host
     /// refuses.
-    pub fn conduct(self) -> anyhow::Result<Ending> {
+    pub fn conduct(self) -> (anyhow::Result<Ending>, Option<Client>) {
         let streams = match self.run.stdio {
             Stdio::Terminal(_) => vec![Stream::Terminal],
             Stdio::Pipes => vec![Stream::Stdin, Stream::Stdout, Stream::Stderr],
@@ -165,7 +169,7 @@ impl Session<'_> {
         if is_parting && has_run && is_agent_there && is_sane {
             conversation.part();
         }
-        result
+        (result, conversation.session.windows.and_then(|windows| windows.client))
     }
 }
 
@@ -173,7 +177,7 @@ impl Session<'_> {
 enum State {
     /// The agent has not said hello.
     Booting,
-    /// The command has been sent.
+    /// The command has been sent, or what it needs is being started.
     Starting,
     Running,
     Ended(End),
@@ -224,6 +228,9 @@ impl Conversation<'_> {
             if let Some(ending) = self.listen()? {
                 return Ok(ending);
             }
+            if let Some(ending) = self.hear_client()? {
+                return Ok(ending);
+            }
             // Behind the agent's messages: what waits for the guest to be ready is not woken for again.
             if let Some(ending) = self.serve_others()? {
                 return Ok(ending);
@@ -237,57 +244,6 @@ impl Conversation<'_> {
         }
     }
 
-    /// Lets the guest end by itself, so that nothing it has written is lost. A guest that does not, or a signal,
-    /// ends the waiting.
-    fn part(&mut self) {
-        if let Some(terminal) = &self.session.terminal
-            && let Err(e) = terminal.allow_signals()
-        {
-            log::debug!("{e:#}");
-        }
-        self.deadline = Some(Instant::now() + PARTING);
-        self.session.software = None;
-        // Those who wait for it learn that the VM ends.
-        self.session.control = None;
-        if let Err(e) = self.until_vm_ends() {
-            log::warn!("the VM was not ended in order: {e:#}; what it wrote last may be lost");
-        }
-    }
-
-    fn until_vm_ends(&mut self) -> anyhow::Result<()> {
-        ensure!(self.send(&ToAgent::Shutdown)?, "its agent takes no messages");
-        while self.vm_ended.is_none() {
-            if let Some(control) = &mut self.control {
-                control.flush().context("write to the guest's agent")?;
-            }
-            self.wait()?;
-            while let Some(signal) = self.session.signals.next().context("read signals")? {
-                if !matches!(signal, Signal::WINCH | Signal::CONT) {
-                    bail!("signal {} came first", signal.as_raw());
-                }
-            }
-            self.session.inbox.clear();
-            while let Some(event) = self.session.inbox.next() {
-                if let Event::VmEnded(why) = event {
-                    self.vm_ended = Some(why);
-                }
-            }
-            // What comes to the socket now is of no interest, but must not keep the loop from its sleep.
-            self.greeting.clear();
-            while self.session.listener.accept().is_ok() {}
-            while let Some(control) = &mut self.control {
-                match control.receive::<FromAgent>(MAX_FROM_AGENT) {
-                    Ok(Received::Message(_)) => {}
-                    Ok(Received::Nothing) => break,
-                    Ok(Received::End) | Err(_) => self.control = None,
-                }
-            }
-            let late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
-            ensure!(!late || self.vm_ended.is_some(), "it took more than {} s", PARTING.as_secs());
-        }
-        Ok(())
-    }
-
     /// Waits until there is something to do.
     fn wait(&self) -> anyhow::Result<()> {
         let session = &self.session;
@@ -297,6 +253,13 @@ impl Conversation<'_> {
             descriptors.push(read(session.listener.as_fd()));
         }
         descriptors.extend(session.control.iter().flat_map(Server::descriptors).map(read));
+        descriptors.extend(
+            session
+                .windows
+                .iter()
+                .filter_map(|windows| windows.client.as_ref())
+                .map(|client| read(client.as_fd())),
+        );
         descriptors.extend(session.software.iter().map(|watch| read(watch.as_fd())));
         if let Some(control) = &self.control {
             let write = if control.has_waiting() { PollFlags::OUT } else { PollFlags::empty() };
@@ -482,6 +445,17 @@ impl Conversation<'_> {
         self.state = State::Starting;
         self.deadline = None;
         self.send(&ToAgent::Configure(self.session.configure.clone()))?;
+        match &self.session.windows {
+            Some(windows) => {
+                let server = windows.server.clone();
+                ensure!(self.send(&ToAgent::Display(server))?, "the display server's arguments are too long");
+            }
+            None => self.start_command()?,
+        }
+        Ok(())
+    }
+
+    fn start_command(&mut self) -> anyhow::Result<()> {
         // Moved, not copied: they can be as long as Linux allows.
         let argv = std::mem::take(&mut self.session.run.argv);
         let env = std::mem::take(&mut self.session.run.env);
@@ -576,6 +550,7 @@ impl Conversation<'_> {
                     log::debug!("{e:#}");
                 }
             }
+            (FromAgent::Display(news), _) if self.session.windows.is_some() => self.on_display_news(news)?,
             (FromAgent::Warning(text), _) => {
                 self.warnings = self.warnings.saturating_add(1);
                 if self.warnings <= MAX_WARNINGS {

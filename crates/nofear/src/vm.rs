@@ -12,6 +12,7 @@ use vmm::{Config, Console, Initramfs, Policy, Reach, Share, ThreadKind, Vsock, V
 
 use crate::control::protocol::Status;
 use crate::control::server::Server;
+use crate::gui::Gui;
 use crate::images::{self, Image};
 use crate::network::Network;
 use crate::runtime_dir::RuntimeDir;
@@ -88,6 +89,8 @@ pub struct Conduct<'a> {
     pub configure: Configure,
     /// The command.
     pub command: Run,
+    /// Its windows, if it is to have any.
+    pub gui: Option<Gui>,
     /// What other processes of the user are told of it; none: they can't reach it.
     pub status: Option<Status>,
     /// What this thread may still open when it is confined.
@@ -106,6 +109,7 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
         terminal,
         mut configure,
         command,
+        gui,
         status,
         reach,
         require_confinement,
@@ -131,6 +135,10 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
         }
         beside = Some((back_end, resolver));
     }
+    let windows = gui.map(|Gui { listener, windows }| {
+        config.vsock.get_or_insert_default().listen.push(listener);
+        windows
+    });
     let resources = config.prepare().context("prepare the VM")?;
     // Until here a signal ends this process like any other, however long it takes to unpack a kernel or to
     // open a file; and it has one thread. Those that it starts from here on inherit the mask.
@@ -173,9 +181,10 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
         run: command,
         software,
         control,
+        windows,
         lasting,
     };
-    let result = session.conduct();
+    let (result, client) = session.conduct();
 
     // A guest of which nothing lasts isn't asked to power off: there is nothing to write back, and its way down
     // would cost the user a part of the way up.
@@ -184,6 +193,9 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
     handle.stop();
     if end.recv_timeout(STOP_WITHIN).is_err() {
         log::warn!("the VM did not end within {} s; it ends with this process", STOP_WITHIN.as_secs());
+    }
+    if let Some(client) = client {
+        client.end();
     }
     for line in text::last_lines(&console, CONSOLE_LINES) {
         log::error!("in the VM: {line}");

@@ -24,6 +24,8 @@ const TRANSMIT: usize = 1;
 /// Data of events: a connection's place, or from here a listener's number, or our own wake-up.
 const FIRST_LISTENER: u32 = 1 << 12;
 const MAX_LISTENERS: usize = 1 << 12;
+/// And from here what a listener waits for.
+const FIRST_HOLD: u32 = 1 << 13;
 const AGAIN: u32 = (1 << 16) - 1;
 
 /// How many connections are accepted before the event loop gets its turn.
@@ -34,12 +36,32 @@ const ACCEPTED_AT_ONCE: usize = 64;
 pub struct Config {
     /// The guest's context ID: from 3 to `u32::MAX - 1` (virtio 1.2, 5.10.4).
     pub cid: u32,
-    /// Ports of the guest, each with a socket of the host whose clients it gets; at most 4,096. Clients
-    /// wait in the backlog until the guest's driver is ready, and are closed when the guest refuses them.
-    pub listen: Vec<(u32, UnixListener)>,
+    /// Ports of the guest, each with a socket of the host whose clients it gets; at most 4,096.
+    pub listen: Vec<Listen>,
     /// Ports of CID 2 that programs of the guest may connect to, and the Unix socket behind each. It is
     /// opened at each connection, so it may come into being later; all other ports are refused.
     pub connect: HashMap<u32, PathBuf>,
+}
+
+/// A port of the guest, and the socket of the host whose clients it gets.
+///
+/// Clients wait in the backlog until the guest's driver is ready, and are closed when the guest refuses them.
+#[derive(Debug)]
+pub struct Listen {
+    /// The guest's port.
+    pub port: u32,
+    /// Who connects here talks to it.
+    pub socket: UnixListener,
+    /// Until this is readable, clients wait in the backlog in any case: for a program of the guest's that is known
+    /// to listen only later.
+    pub hold: Option<EventFd>,
+}
+
+impl Listen {
+    /// Clients go to the guest as soon as its driver is ready.
+    pub fn new(port: u32, socket: UnixListener) -> Self {
+        Self { port, socket, hold: None }
+    }
 }
 
 /// Why a [`Config`] is refused.
@@ -89,6 +111,8 @@ pub struct Vsock {
 struct Listener {
     port: u32,
     socket: UnixListener,
+    /// While there is one, nobody is accepted.
+    hold: Option<EventFd>,
     /// Someone may wait in the backlog: no event says so again.
     ready: bool,
 }
@@ -107,9 +131,9 @@ impl Vsock {
             return Err(ConfigError::Listeners(config.listen.len()));
         }
         let mut listeners = Vec::with_capacity(config.listen.len());
-        for (port, socket) in config.listen {
+        for Listen { port, socket, hold } in config.listen {
             socket.set_nonblocking(true).map_err(|source| ConfigError::Listener { port, source })?;
-            listeners.push(Listener { port, socket, ready: false });
+            listeners.push(Listener { port, socket, hold, ready: false });
         }
         let mut targets = HashMap::with_capacity(config.connect.len());
         for (port, path) in config.connect {
@@ -125,7 +149,8 @@ impl Vsock {
     fn work(&mut self, transmit: bool, events: &mut EventOps) -> Result<(), QueueError> {
         let Some(session) = &mut self.session else { return Ok(()) };
         let mut more = transmit && session.take_packets(&self.targets, events)?;
-        for listener in self.listeners.iter_mut().filter(|listener| listener.ready) {
+        for listener in self.listeners.iter_mut().filter(|listener| listener.ready && listener.hold.is_none())
+        {
             more |= listener.accept(session, events);
         }
         more |= session.give_packets(events)?;
@@ -183,6 +208,10 @@ impl Device for Vsock {
         for (listener, data) in self.listeners.iter_mut().zip(FIRST_LISTENER..) {
             listener.ready = false;
             events.add(Events::with_data(&listener.socket, data, set)).map_err(io::Error::other)?;
+            if let Some(hold) = &listener.hold {
+                let data = data - FIRST_LISTENER + FIRST_HOLD;
+                events.add(Events::with_data(hold, data, EventSet::IN)).map_err(io::Error::other)?;
+            }
         }
         Ok(())
     }
@@ -204,6 +233,15 @@ impl Device for Vsock {
             AGAIN => {
                 let _ = self.again.read();
                 self.work(true, events)
+            }
+            data if data >= FIRST_HOLD => {
+                let listener = self.listeners.get_mut((data - FIRST_HOLD) as usize);
+                if let Some(hold) = listener.and_then(|listener| listener.hold.take())
+                    && let Err(e) = events.remove(Events::empty(&hold))
+                {
+                    log::debug!("vsock: can't stop watching a hold: {e}");
+                }
+                self.work(false, events)
             }
             data if data >= FIRST_LISTENER => {
                 if let Some(listener) = self.listeners.get_mut((data - FIRST_LISTENER) as usize) {
@@ -232,6 +270,9 @@ impl Device for Vsock {
         // Removing what was not added, when activation failed half-way, fails and does no harm.
         for listener in &self.listeners {
             let _ = events.remove(Events::empty_raw(listener.socket.as_raw_fd()));
+            if let Some(hold) = &listener.hold {
+                let _ = events.remove(Events::empty(hold));
+            }
         }
         let _ = events.remove(Events::empty(&self.again));
     }

@@ -7,14 +7,14 @@
 //!
 //! ```
 //! use std::{collections::HashMap, os::unix::net::UnixListener};
-//! use nofear_virtio_vsock::{Config, Vsock};
+//! use nofear_virtio_vsock::{Config, Listen, Vsock};
 //!
 //! # let directory = tempfile::tempdir()?;
 //! # let directory = directory.path();
 //! let device = Vsock::new(Config {
 //!     cid: 3,
 //!     // Who connects to `shell.sock` on the host talks to port 1024 of the guest.
-//!     listen: vec![(1024, UnixListener::bind(directory.join("shell.sock"))?)],
+//!     listen: vec![Listen::new(1024, UnixListener::bind(directory.join("shell.sock"))?)],
 //!     // Who connects to port 5000 of CID 2 in the guest talks to `display.sock` on the host.
 //!     connect: HashMap::from([(5000, directory.join("display.sock"))]),
 //! })?;
@@ -40,5 +40,5 @@ mod packet;
 mod session;
 mod table;
 
-pub use device::{Config, ConfigError, Vsock};
+pub use device::{Config, ConfigError, Listen, Vsock};
 pub use table::MAX_CONNECTIONS;

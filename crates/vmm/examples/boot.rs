@@ -3,10 +3,10 @@
 //!
 //! `cargo run --example boot -- KERNEL INITRAMFS [DISK...]`
 
-use std::{env, error::Error, path::PathBuf};
+use std::{env, error::Error, os::unix::net::UnixListener, path::PathBuf};
 
 use ninep::ExportBuilder;
-use nofear_vmm::{Config, Disk, DiskImage, Initramfs, Policy, Share, Vsock, VsockPort};
+use nofear_vmm::{Config, Disk, DiskImage, Initramfs, Policy, Share, Vsock, VsockListener};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args_os().skip(1).map(PathBuf::from);
@@ -27,7 +27,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         config.disks.push(Disk { image, read_only: false, id });
     }
     // Who connects to this socket on the host is connected to port 1000 of the guest.
-    let listen = vec![VsockPort { port: 1000, path: directory.join("port-1000") }];
+    let socket = UnixListener::bind(directory.join("port-1000"))?;
+    let listen = vec![VsockListener { port: 1000, socket, hold: None }];
     config.vsock = Some(Vsock { cid: 3, listen, connect: Vec::new() });
 
     let vm = config.prepare()?.confine(&Policy::default())?;

@@ -1,6 +1,11 @@
 //! What a VM is to be: paths and numbers, pure data.
 
-use std::{fs::File, os::fd::OwnedFd, os::unix::net::UnixStream, path::PathBuf};
+use std::{
+    fs::File,
+    os::fd::OwnedFd,
+    os::unix::net::{UnixListener, UnixStream},
+    path::PathBuf,
+};
 
 use loader::InitramfsSource;
 use ninep::Export;
@@ -93,10 +98,22 @@ pub enum DiskImage {
 pub struct Vsock {
     /// The guest's CID, 3 to 2^32 - 2. It is private to this VM.
     pub cid: u32,
-    /// Unix sockets that are made on the host; each connection becomes one to this guest port.
-    pub listen: Vec<VsockPort>,
+    /// Unix sockets on the host of which each connection becomes one to a guest port.
+    pub listen: Vec<VsockListener>,
     /// Unix sockets on the host that the guest may connect to, by host port.
     pub connect: Vec<VsockPort>,
+}
+
+/// A socket of the host that stands for a port of the guest.
+#[derive(Debug)]
+pub struct VsockListener {
+    /// The guest's port.
+    pub port: u32,
+    /// Who connects here talks to it.
+    pub socket: UnixListener,
+    /// An event descriptor: until it is readable, clients wait in the socket's backlog. Without one they go to the
+    /// guest as soon as its driver is ready, and are closed when nobody listens there.
+    pub hold: Option<OwnedFd>,
 }
 
 /// A port and a Unix socket.

@@ -40,7 +40,7 @@ mod vm;
 
 pub use config::{
     Config, Console, Disk, DiskImage, Initramfs, Link, MAX_DEVICES, MAX_VCPUS, MIN_MEMORY, Network, Share,
-    Vsock, VsockPort,
+    Vsock, VsockListener, VsockPort,
 };
 pub use confine::{Policy, ThreadKind, confine_thread, confine_thread_to};
 pub use error::Error;

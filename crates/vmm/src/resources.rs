@@ -1,6 +1,9 @@
 //! The first step: checks a configuration and opens everything that it names.
 
-use std::{collections::HashMap, os::unix::net::UnixListener};
+use std::{
+    collections::HashMap,
+    os::fd::{FromRawFd, IntoRawFd},
+};
 
 use kvm_ioctls::{Cap, Kvm};
 use loader::{InitramfsSource, KernelImage};
@@ -8,10 +11,11 @@ use virtio_balloon::Balloon;
 use virtio_blk::{Blk, Image};
 use virtio_net::{Net, PasstStream, Tap};
 use virtio_vsock as vsock;
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::{
     Config, Console, Disk, DiskImage, Error, Initramfs, Link, MAX_DEVICES, MAX_VCPUS, Network, Policy, Share,
-    Vm, command_line::command_line, confine, memory,
+    Vm, VsockListener, command_line::command_line, confine, memory,
 };
 
 /// What KVM must have. Each is in Linux 4.20 or before.
@@ -154,15 +158,12 @@ fn open_disk(disk: Disk, queues: u16) -> Result<Blk, Error> {
 }
 
 fn open_vsock(config: crate::Vsock) -> Result<vsock::Vsock, Error> {
-    let mut listen = Vec::new();
-    for entry in config.listen {
-        let listener = UnixListener::bind(&entry.path).map_err(|source| Error::Open {
-            what: "Unix socket",
-            path: entry.path,
-            source,
-        })?;
-        listen.push((entry.port, listener));
-    }
+    let listen = config.listen.into_iter().map(|VsockListener { port, socket, hold }| {
+        // SAFETY: the descriptor is owned, and its only owner from here on.
+        let hold = hold.map(|hold| unsafe { EventFd::from_raw_fd(hold.into_raw_fd()) });
+        vsock::Listen { port, socket, hold }
+    });
+    let listen = listen.collect();
     let connect: HashMap<_, _> = config.connect.into_iter().map(|entry| (entry.port, entry.path)).collect();
     vsock::Vsock::new(vsock::Config { cid: config.cid, listen, connect })
         .map_err(|e| Error::Config(e.to_string()))

@@ -54,7 +54,8 @@ pub(super) fn start(
     }
 }
 
-fn program(run: &Run, user: &User) -> Result<Program, NotStarted> {
+/// What `run` means in this guest.
+pub(super) fn program(run: &Run, user: &User) -> Result<Program, NotStarted> {
     let invalid = |_| NotStarted { step: Step::Execute, errno: Errno::INVAL };
     let strings = |bytes: &[Vec<u8>]| bytes.iter().map(|one| CString::new(one.as_slice())).collect();
     let (files, argv) = match run.argv.first() {

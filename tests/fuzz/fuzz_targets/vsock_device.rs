@@ -17,7 +17,7 @@ use std::{
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use virtio::testing::{Buffer, Driver};
-use virtio_vsock::{Config, Vsock};
+use virtio_vsock::{Config, Listen, Vsock};
 
 const HEADER_SIZE: usize = 44;
 const SIZES: [u16; 3] = [256; 3];
@@ -129,7 +129,7 @@ impl Session {
         let host = host();
         let device = Vsock::new(Config {
             cid: 3,
-            listen: vec![(LISTENED, host.guest.try_clone().expect("one more descriptor"))],
+            listen: vec![Listen::new(LISTENED, host.guest.try_clone().expect("one more descriptor"))],
             connect: HashMap::from([(SERVICE, host.directory.path().join("service"))]),
         });
         let driver = Driver::start(device.expect("a valid configuration"));

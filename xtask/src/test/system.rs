@@ -1,6 +1,6 @@
 //! The system tests: built here, run where `nofear` runs, all of a suite in one boot of the emulated host.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -57,6 +57,12 @@ pub fn system(selection: &Selection) -> Result<Tally> {
         return Ok(Tally::default());
     }
     packages::ensure("run the system tests", packages::SYSTEM_TESTS)?;
+    if programs.iter().any(|program| program.path.file_name().is_some_and(is_about_windows)) {
+        packages::ensure("run the tests of windows", packages::WINDOWS)?;
+        if packages::is_there("apt-get") {
+            packages::ensure("run the tests of windows", packages::WINDOWS_ON_DEBIAN)?;
+        }
+    }
     let arguments = ["--package", "nofear-vmm", "--example", "boot"];
     workspace::build("build", |cargo| _ = cargo.args(arguments), "build the example of the VMM")?;
     let example = target().join("debug/examples/boot");
@@ -180,6 +186,11 @@ fn programs(filters: &[String], wanted: impl Fn(&str) -> bool) -> Result<Vec<Pro
     }
     programs.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(programs)
+}
+
+/// By the name of a test program's file, which ends with a hash.
+fn is_about_windows(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b"gui-")
 }
 
 /// Whether any test of a program is selected; without one there is no machine to start.

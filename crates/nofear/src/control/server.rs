@@ -301,7 +301,7 @@ impl Server {
                 (*command, Event::NotStarted { step: (*step).into(), errno: *errno })
             }
             FromAgent::Ended { command, end } => (*command, (*end).into()),
-            FromAgent::Warning(_) => return false,
+            FromAgent::Display(_) | FromAgent::Warning(_) => return false,
         };
         let Some(known) = self.commands.get_mut(&id) else { return false };
         let client = known.client;

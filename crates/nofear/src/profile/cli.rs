@@ -37,7 +37,8 @@ pub enum Verb {
     },
     /// Fix settings for all runs of a profile, or make its disk larger
     ///
-    /// memory=SIZE and cpus=N, which options of 'nofear run' go before; without a value, the default again.
+    /// memory=SIZE and cpus=N, which options of 'nofear run' go before; border=#RRGGBB, the colour of its windows'
+    /// borders; without a value, the default again.
     /// disk-size=SIZE makes the disk larger.
     Set {
         /// The profile

@@ -127,6 +127,7 @@ fn show(profiles: &Profiles, name: &Name) -> anyhow::Result<String> {
     line("on disk", &human(on_disk));
     line("memory", settings.memory.as_deref().unwrap_or("default"));
     line("cpus", &settings.cpus.map_or_else(|| "default".into(), |cpus| cpus.to_string()));
+    line("border", settings.border.as_deref().unwrap_or("default"));
     if let Some(Holder { pid, what }) = lock::held_by(&folder) {
         line("in use by", &format!("{what} (process {pid})"));
     }
@@ -148,11 +149,13 @@ fn set(profile: &mut Profile, settings: &[String]) -> anyhow::Result<()> {
                 settings.cpus = number.transpose()?;
             }
             "disk-size" => disk_size = Some(image::parse_size(value).map_err(anyhow::Error::msg)?),
-            _ => bail!("'{key}' is no setting: memory, cpus and disk-size are"),
+            "border" => settings.border = given,
+            _ => bail!("'{key}' is no setting: memory, cpus, border and disk-size are"),
         }
     }
     description.settings.memory()?;
     description.settings.cpus()?;
+    description.settings.border = description.settings.border()?;
     if let Some(size) = disk_size {
         image::grow(&profile.disk(), size)?;
     }

@@ -8,6 +8,7 @@ use anyhow::{Context, bail, ensure};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::gui::look;
 use crate::memory;
 
 /// The file's name in a profile's folder.
@@ -44,6 +45,9 @@ pub struct Settings {
     /// Number of CPUs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<u8>,
+    /// The colour of its windows' borders, as `#rrggbb`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub border: Option<String>,
 }
 
 impl Settings {
@@ -63,6 +67,12 @@ impl Settings {
             );
         }
         Ok(self.cpus)
+    }
+
+    /// The colour of its windows' borders.
+    pub fn border(&self) -> anyhow::Result<Option<String>> {
+        let parsed = self.border.as_deref().map(look::parse_colour).transpose();
+        parsed.map_err(|e| anyhow::anyhow!("the profile's border: {e}"))
     }
 }
 
@@ -116,6 +126,7 @@ impl Description {
         description.machine_id_bytes()?;
         description.settings.memory()?;
         description.settings.cpus()?;
+        description.settings.border()?;
         Ok(description)
     }
 

@@ -132,6 +132,7 @@ fn in_vm<T: Send + 'static>(
         terminal: None,
         configure,
         command,
+        gui: None,
         status: None,
         reach: runtime_dir.reach()?,
         require_confinement: false,

@@ -16,6 +16,7 @@ use crate::streams::{Notifier, StandardStreams, inbox};
 
 mod controlled;
 mod real_agent;
+mod windowed;
 
 const ID: CommandId = CommandId(1);
 
@@ -79,6 +80,7 @@ impl Host {
             },
             software: None,
             control: None,
+            windows: None,
             lasting: false,
         };
         Self { folder, input: Some(input.into()), signals: signals.into(), notifier, stdout, stderr, session }
@@ -93,7 +95,7 @@ impl Host {
         let path = self.path();
         let result = thread::scope(|scope| {
             let agent = scope.spawn(|| agent(&path));
-            let result = self.session.conduct();
+            let result = self.session.conduct().0;
             drop(self.input.take());
             agent.join().unwrap();
             result

@@ -32,7 +32,10 @@ impl Host {
             (SERVICE, directory.path().join("service")),
             (SERVICE + 1, directory.path().join("nobody")),
         ]);
-        (Self { directory, service }, Config { cid: 3, listen: vec![(LISTENED, listener)], connect })
+        (
+            Self { directory, service },
+            Config { cid: 3, listen: vec![Listen::new(LISTENED, listener)], connect },
+        )
     }
 
     fn connect(&self) -> UnixStream {
@@ -441,6 +444,27 @@ fn a_driver_s_reset_closes_connections_and_keeps_listeners() {
         held.push(host.connect());
         guest.accept(LISTENED);
     }
+}
+
+#[test]
+fn who_connects_before_a_hold_is_lifted_waits_and_is_served_then() {
+    let (host, mut config) = Host::new();
+    let hold = EventFd::new(EFD_NONBLOCK).unwrap();
+    config.listen[0].hold = Some(hold.try_clone().unwrap());
+    let mut guest = Guest::start(config);
+    let mut early = host.connect();
+    early.write_all(b"early").unwrap();
+    guest.connect(6, SERVICE);
+    host.accept();
+    guest.pump();
+    assert!(guest.inbox.iter().all(|(header, _)| header.destination_port != LISTENED));
+    hold.write(1).unwrap();
+    guest.accept(LISTENED);
+    assert_eq!(guest.packet(LISTENED).1, b"early");
+    // For good, whatever the driver does.
+    guest.reset(64);
+    let _late = host.connect();
+    guest.accept(LISTENED);
 }
 
 #[test]

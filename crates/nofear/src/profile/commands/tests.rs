@@ -45,9 +45,15 @@ fn a_list_has_sizes_and_last_use_and_says_who_is_at_work() {
 fn settings_are_fixed_and_taken_back() {
     let (_folder, profiles) = profiles();
     new(&profiles, "a");
-    settings(&profiles, &["memory=1.5G", "cpus=2", "disk-size=128M"]).unwrap();
+    settings(&profiles, &["memory=1.5G", "cpus=2", "disk-size=128M", "border=#A0B1C2"]).unwrap();
     let text = show(&profiles, &name("a")).unwrap();
-    for part in ["memory      1.5G", "cpus        2", "disk-size   128.00 MiB", "last use    never"] {
+    for part in [
+        "memory      1.5G",
+        "cpus        2",
+        "disk-size   128.00 MiB",
+        "last use    never",
+        "border      #a0b1c2",
+    ] {
         assert!(text.contains(part), "{text}");
     }
     settings(&profiles, &["cpus="]).unwrap();
@@ -59,9 +65,18 @@ fn a_wrong_setting_changes_nothing() {
     let (_folder, profiles) = profiles();
     new(&profiles, "a");
     let before = show(&profiles, &name("a")).unwrap();
-    for wrong in
-        ["cpus=0", "cpus=33", "cpus=x", "memory=1M", "memory", "disk-size=", "disk-size=32M", "x=1", "="]
-    {
+    for wrong in [
+        "cpus=0",
+        "cpus=33",
+        "cpus=x",
+        "memory=1M",
+        "memory",
+        "disk-size=",
+        "disk-size=32M",
+        "border=red",
+        "x=1",
+        "=",
+    ] {
         let error = settings(&profiles, &["memory=4G", wrong]).unwrap_err();
         assert!(!format!("{error:#}").contains('\n'), "{error:#}");
         assert_eq!(show(&profiles, &name("a")).unwrap(), before, "{wrong}");

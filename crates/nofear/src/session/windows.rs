@@ -1,0 +1,88 @@
+//! The command's windows: the display server in the guest comes first, then the command; and the client on the host
+//! lives as long as both.
+
+use agent_proto::{DisplayNews, End, Step};
+use anyhow::{anyhow, bail, ensure};
+use rustix::process::Signal;
+
+use super::{Conversation, Ending, GuestFailed, State, Stop};
+use crate::gui::advice;
+use crate::gui::client::{Client, ClientEnd};
+use crate::text::printable;
+
+impl Conversation<'_> {
+    /// What the agent tells of the display server.
+    pub(super) fn on_display_news(&mut self, news: DisplayNews) -> anyhow::Result<()> {
+        let is_starting = self.state == State::Starting;
+        let Some(windows) = &mut self.session.windows else { return Ok(()) };
+        match news {
+            DisplayNews::Said(line) => {
+                windows.lines = windows.lines.saturating_add(1);
+                if windows.lines <= MAX_LINES {
+                    let line = printable(line.trim(), 300);
+                    log::debug!("the VM's display server: {line}");
+                    windows.last_words = line;
+                }
+                Ok(())
+            }
+            DisplayNews::Ready => {
+                ensure!(
+                    is_starting && !windows.ready,
+                    GuestFailed::protocol("its display server is ready once")
+                );
+                log::info!("the VM's display server answers");
+                windows.open()?;
+                self.start_command()
+            }
+            DisplayNews::NotStarted { step, errno } => {
+                ensure!(
+                    is_starting && !windows.ready,
+                    GuestFailed::protocol("its display server was started")
+                );
+                let reason = std::io::Error::from_raw_os_error(errno.clamp(0, 4095));
+                let what = if step == Step::Execute { "execute Xpra" } else { "start Xpra" };
+                bail!("the VM could not {what}, which shows windows: {reason}");
+            }
+            DisplayNews::Ended(end) => {
+                let how = match end {
+                    End::Exited(status) => format!("ended with status {status}"),
+                    End::Signaled(signal) => format!("was ended by signal {signal}"),
+                };
+                if matches!(self.state, State::Ended(_)) {
+                    return Ok(());
+                }
+                let advice = advice::for_words(&windows.last_words);
+                let words = [Some(windows.last_words.clone()), advice].into_iter().flatten();
+                let words: Vec<String> = words.filter(|text| !text.is_empty()).collect();
+                let words = if words.is_empty() { String::new() } else { format!(": {}", words.join("; ")) };
+                // Its programs have lost their windows.
+                self.stop = Some(Stop::InOrder);
+                bail!("Xpra's server in the VM {how}{words}");
+            }
+        }
+    }
+
+    /// Hears the windows' client. Its end is the VM's.
+    pub(super) fn hear_client(&mut self) -> anyhow::Result<Option<Ending>> {
+        let is_over = matches!(self.state, State::Ended(_)) || self.vm_ended.is_some();
+        let has_agent = self.state == State::Booting || self.control.is_some();
+        let Some(windows) = &mut self.session.windows else { return Ok(None) };
+        let Some(end) = windows.client.as_mut().and_then(Client::hear) else { return Ok(None) };
+        windows.client = None;
+        // It has noticed before this process has.
+        if is_over || !has_agent {
+            return Ok(None);
+        }
+        self.stop = Some(Stop::InOrder);
+        match end {
+            ClientEnd::InOrder => {
+                log::info!("the windows' client was closed");
+                Ok(Some(Ending::Signal(Signal::TERM)))
+            }
+            ClientEnd::Broken(why) => Err(anyhow!(why)),
+        }
+    }
+}
+
+/// The most lines of the server's that are looked at.
+const MAX_LINES: u32 = 1000;
