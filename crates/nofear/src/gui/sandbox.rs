@@ -1,6 +1,6 @@
 //! Landlock around the client for windows, where bubblewrap is not to be had.
 //!
-//! As much as the kernel has: files since 5.13, TCP since 6.7, abstract Unix sockets and signals since 6.12.
+//! As much as the kernel has: files since 5.13, TCP since 6.7, signals since 6.12.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,8 @@ pub fn enter(readable: &[PathBuf], tcp_port: Option<u16>) -> anyhow::Result<()> 
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(AccessFs::from_all(VERSION))?
             .handle_access(AccessNet::from_all(VERSION))?
-            .scope(Scope::from_all(VERSION))?
+            // Not abstract sockets: X's is one, and where it can't be reached its library does not try the other.
+            .scope(Scope::Signal)?
             .create()?
             .add_rules(path_beneath_rules(readable, AccessFs::from_read(VERSION)))?
             .add_rules(path_beneath_rules(devices, AccessFs::ReadFile | AccessFs::WriteFile))?;
