@@ -87,6 +87,8 @@ pub const WINDOWS: &[Tool] = &[
     tool("xterm", "xterm", ["xterm", "xterm", "xterm", "x11-terms/xterm"]),
     tool("twm", "twm", ["twm", "xorg-twm", "twm", "x11-wm/twm"]),
     tool("xdotool", "xdotool", ["xdotool", "xdotool", "xdotool", "x11-misc/xdotool"]),
+    tool("xclip", "xclip", ["xclip", "xclip", "xclip", "x11-misc/xclip"]),
+    tool("bwrap", "bubblewrap", ["bubblewrap", "bubblewrap", "bubblewrap", "sys-apps/bubblewrap"]),
     tool("xwininfo", "x11-utils", ["xwininfo", "xorg-xwininfo", "xwininfo", "x11-apps/xwininfo"]),
 ];
 

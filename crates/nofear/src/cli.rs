@@ -12,7 +12,9 @@ use crate::control::net::NetArgs;
 use crate::control::ps::PsArgs;
 use crate::control::stop::StopArgs;
 use crate::copy::CopyArgs;
+use crate::desktop::DesktopArgs;
 use crate::environment::Variable;
+use crate::gui::attach::AttachArgs;
 use crate::gui::keeper::{self, KeeperArgs};
 use crate::gui::options::GuiArgs;
 use crate::memory;
@@ -86,6 +88,10 @@ pub enum Action {
     Setup(SetupArgs),
     /// Something with a VM that runs.
     Manage(Manage),
+    /// Windows of a VM that runs.
+    Attach(AttachArgs),
+    /// Entries in menus.
+    Desktop(DesktopArgs),
     /// What this machine lacks.
     Doctor,
     /// A process of this program's own.
@@ -110,6 +116,8 @@ impl Cli {
             (Some(Command::Stat(args)), ..) => return (0, Action::Manage(Manage::Stat(args))),
             (Some(Command::Debug(args)), ..) => return (0, Action::Manage(Manage::Debug(args))),
             (Some(Command::Logs(args)), ..) => return (0, Action::Manage(Manage::Logs(args))),
+            (Some(Command::Attach(args)), ..) => return (0, Action::Attach(args)),
+            (Some(Command::Desktop(args)), ..) => return (0, Action::Desktop(args)),
             (Some(Command::Doctor), ..) => return (0, Action::Doctor),
             (Some(Command::KeepWindowClient(args)), ..) => return (0, Action::KeepWindowClient(args)),
             (Some(Command::Profile(ProfileArgs { verb })), ..) => verb,
@@ -170,6 +178,13 @@ pub enum Command {
     Debug(VmArgs),
     /// Show the messages of a virtual machine's kernel
     Logs(VmArgs),
+    /// Show the windows of a virtual machine that runs
+    ///
+    /// They are shown in one place at a time. When what shows them is closed, the machine ends unless it was started with
+    /// --keep.
+    Attach(AttachArgs),
+    /// Add programs in virtual machines to the desktop's menus, or remove them
+    Desktop(DesktopArgs),
     /// Look at this machine: what works, what does not, and what to do about it
     ///
     /// Exit status: 1 when no virtual machine can run.

@@ -44,11 +44,11 @@ impl Variable {
 }
 
 /// Adds variables, each `NAME=value`, that are not there yet.
-pub fn add(env: &mut Vec<Vec<u8>>, more: Vec<Vec<u8>>) {
+pub fn add(env: &mut Vec<Vec<u8>>, more: &[Vec<u8>]) {
     let name = |variable: &[u8]| variable.split(|byte| *byte == b'=').next().map(<[u8]>::to_vec);
     for variable in more {
-        if env.iter().all(|one| name(one) != name(&variable)) {
-            env.push(variable);
+        if env.iter().all(|one| name(one) != name(variable)) {
+            env.push(variable.clone());
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod advice;
 pub mod arguments;
+pub mod attach;
 pub mod client;
 pub mod confine;
 pub mod display;
@@ -50,7 +51,9 @@ pub struct Windows {
     pub hold: OwnedFd,
     /// The client; none: it has ended, and the VM goes on without.
     pub client: Option<Client>,
-    /// Whether it answers.
+    /// Whether the VM goes on when the client ends.
+    pub keep: bool,
+    /// Whether the server answers.
     pub ready: bool,
     /// The lines that the server has said, and the last of them.
     pub lines: u32,
@@ -115,6 +118,7 @@ pub fn open(args: &GuiArgs, user: &User, look: &Look, runtime_dir: &RuntimeDir) 
             server,
             hold,
             client: Some(client),
+            keep: args.keep,
             ready: false,
             lines: 0,
             last_words: String::new(),

@@ -7,6 +7,7 @@
 mod cli;
 mod control;
 mod copy;
+mod desktop;
 mod doctor;
 mod environment;
 mod exit;
@@ -55,6 +56,8 @@ fn main() {
                 Action::Setup(args) => setup::run(&args),
                 Action::Stop(args) => control::stop::run(&args),
                 Action::Manage(what) => control::manage::run(&what),
+                Action::Attach(args) => gui::attach::run(&args),
+                Action::Desktop(args) => desktop::run(args),
                 Action::Doctor => doctor::run(),
                 Action::KeepWindowClient(args) => gui::keeper::run(args),
                 Action::Profile(verb) => profile::commands::run(verb),

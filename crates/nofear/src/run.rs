@@ -121,7 +121,7 @@ fn command(args: &mut RunArgs, user: &User, terminal: Option<&Terminal>) -> Run 
     let root = args.root || user.uid == 0;
     let mut env = environment(std::env::vars_os(), user, root, terminal.is_some(), &args.env);
     if args.gui.gui {
-        environment::add(&mut env, gui::variables(user));
+        environment::add(&mut env, &gui::variables(user));
     }
     Run {
         command: CommandId(1),

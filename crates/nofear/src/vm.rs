@@ -12,7 +12,7 @@ use vmm::{Config, Console, Initramfs, Policy, Reach, Share, ThreadKind, Vsock, V
 
 use crate::control::protocol::Status;
 use crate::control::server::Server;
-use crate::gui::Gui;
+use crate::gui::{self, Gui};
 use crate::images::{self, Image};
 use crate::network::Network;
 use crate::runtime_dir::RuntimeDir;
@@ -137,6 +137,9 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
     }
     let windows = gui.map(|Gui { listener, windows }| {
         config.vsock.get_or_insert_default().listen.push(listener);
+        if let Some(server) = &mut control {
+            server.set_variables(gui::variables(&configure.user));
+        }
         windows
     });
     let resources = config.prepare().context("prepare the VM")?;

@@ -135,3 +135,19 @@ fn a_run_has_the_default_profile_another_one_or_none() {
         assert!(run(&["-p", wrong, "true"]).is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn options_about_windows_need_windows() {
+    use crate::gui::options::Clipboard;
+
+    let with = run(&["-g", "--keep", "--clipboard", "to-host", "xterm", "-g"]).unwrap();
+    assert_eq!((with.gui.gui, with.gui.keep, with.gui.clipboard), (true, true, Clipboard::ToHost));
+    assert_eq!(with.command, ["xterm", "-g"]);
+    let without = run(&["true"]).unwrap();
+    assert_eq!((without.gui.gui, without.gui.keep, without.gui.clipboard), (false, false, Clipboard::None));
+    for wrong in
+        [&["--keep", "true"][..], &["--clipboard", "both", "true"], &["-g", "--clipboard", "yes", "true"]]
+    {
+        assert!(run(wrong).is_err(), "{wrong:?}");
+    }
+}

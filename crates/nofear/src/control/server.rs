@@ -20,6 +20,8 @@ use vmm::net::filter::Journal;
 
 use super::machine::{self, Machine};
 use super::net;
+use crate::environment;
+
 use super::protocol::{Ask, Event, LifeState, MAX_LINE, Request, Status, ToCommand, VERSION};
 
 #[cfg(test)]
@@ -60,6 +62,8 @@ pub struct Server {
     /// The commands that were asked for here.
     commands: BTreeMap<CommandId, Command>,
     next_command: u32,
+    /// Variables that every command gets, each `NAME=value`, unless it has others.
+    variables: Vec<Vec<u8>>,
     /// What the network's filter has refused; none: there is no network.
     journal: Option<Journal>,
 }
@@ -112,6 +116,7 @@ impl Server {
             next_client: 0,
             commands: BTreeMap::new(),
             next_command: first.0,
+            variables: Vec::new(),
             journal: None,
         }
     }
@@ -128,6 +133,11 @@ impl Server {
 
     fn is_paused(&self) -> bool {
         self.machine.as_ref().is_some_and(|machine| machine.is_paused())
+    }
+
+    /// Gives variables to the commands that are asked for here, each `NAME=value`.
+    pub fn set_variables(&mut self, variables: Vec<Vec<u8>>) {
+        self.variables = variables;
     }
 
     /// What to poll for reading.
@@ -239,7 +249,8 @@ impl Server {
                 let command = CommandId(self.next_command);
                 self.next_command += 1;
                 client.stage = Stage::Commanding(command);
-                let run = exec.into_run(command);
+                let mut run = exec.into_run(command);
+                environment::add(&mut run.env, &self.variables);
                 let unconnected = match run.stdio {
                     Stdio::Terminal(_) => vec![Stream::Terminal],
                     Stdio::Pipes => vec![Stream::Stdin, Stream::Stdout, Stream::Stderr],

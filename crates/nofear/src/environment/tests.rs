@@ -59,3 +59,10 @@ fn a_variable_needs_a_name_and_its_value_is_bytes() {
     let variable = Variable::parse(OsStr::from_bytes(b"A=\xff=\n")).unwrap();
     assert_eq!(variable.value.unwrap().as_bytes(), b"\xff=\n");
 }
+
+#[test]
+fn variables_that_are_added_replace_none() {
+    let mut env = vec![b"A=1".to_vec(), b"B".to_vec()];
+    add(&mut env, &[b"A=2".to_vec(), b"AB=3".to_vec(), b"C=x=y".to_vec()]);
+    assert_eq!(env, [b"A=1".to_vec(), b"B".to_vec(), b"AB=3".to_vec(), b"C=x=y".to_vec()]);
+}

@@ -19,6 +19,10 @@ pub struct GuiArgs {
     /// change what you paste.
     #[arg(long, value_name = "DIRECTION", value_enum, default_value_t, requires = "gui")]
     pub clipboard: Clipboard,
+
+    /// Let the program run on when what shows its windows is closed; 'nofear attach' shows them again
+    #[arg(long, requires = "gui")]
+    pub keep: bool,
 }
 
 /// Which way the clipboard's content goes.

@@ -16,9 +16,14 @@ const VERSION: ABI = ABI::V6;
 /// Devices that programs expect to be able to open.
 const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"];
 
+/// Xpra reads /proc/cpuinfo before it connects. Of processes outside, Landlock itself hides what tells of their memory
+/// and environment; their names and arguments can be read.
+const PROCESSES: &str = "/proc";
+
 /// From here on this process, and what it starts, can read and execute what is below `readable`, write nothing, and
 /// connect to no port but `tcp_port`.
 pub fn enter(readable: &[PathBuf], tcp_port: Option<u16>) -> anyhow::Result<()> {
+    let readable = readable.iter().map(PathBuf::as_path).chain([Path::new(PROCESSES)]);
     let devices = DEVICES.iter().map(Path::new);
     let make = || {
         let rules = Ruleset::default()

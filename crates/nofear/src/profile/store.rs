@@ -95,6 +95,11 @@ impl Profiles {
         self.folder.join(name)
     }
 
+    /// The colour that a profile's windows are to have, if its user has said so; also of one that is in use.
+    pub fn border_of(&self, name: &Name) -> Option<String> {
+        Description::read(&self.folder_of(name)).ok()?.settings.border().ok()?
+    }
+
     /// Takes a profile, for `what`: nobody else has it until it is dropped.
     ///
     /// # Errors

@@ -73,6 +73,15 @@ impl Conversation<'_> {
         if is_over || !has_agent {
             return Ok(None);
         }
+        if windows.keep {
+            match end {
+                ClientEnd::InOrder => {
+                    log::info!("the windows are not shown any more; 'nofear attach' does it again")
+                }
+                ClientEnd::Broken(why) => log::warn!("{why}; 'nofear attach' shows the windows again"),
+            }
+            return Ok(None);
+        }
         self.stop = Some(Stop::InOrder);
         match end {
             ClientEnd::InOrder => {

@@ -18,6 +18,7 @@ fn windowed() -> (Host, UnixStream, OwnedFd) {
         server,
         hold: hold.try_clone().unwrap(),
         client: Some(Client::kept_by_test(client)),
+        keep: false,
         ready: false,
         lines: 0,
         last_words: String::new(),
@@ -87,6 +88,22 @@ fn a_client_that_is_closed_ends_the_vm_in_order() {
         shuts_down(&mut agent, &notifier);
     });
     assert_eq!(outcome.result.unwrap(), Ending::Signal(Signal::TERM));
+}
+
+#[test]
+fn a_command_that_is_to_be_kept_goes_on_without_its_client() {
+    for news in [News::Exited(0), News::Signaled(9)] {
+        let (mut host, mut keeper, _) = windowed();
+        host.session.windows.as_mut().unwrap().keep = true;
+        let outcome = host.against(|path| {
+            let mut agent = running(path);
+            keeper_says(&mut keeper, &news);
+            drop(keeper);
+            drop(agent.pipes());
+            agent.ended(End::Exited(3));
+        });
+        assert_eq!(outcome.result.unwrap(), Ending::Command(End::Exited(3)));
+    }
 }
 
 #[test]
