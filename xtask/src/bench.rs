@@ -4,6 +4,7 @@ mod boot;
 mod disk;
 mod files;
 mod guest;
+mod net;
 mod report;
 
 use std::ffi::OsString;
@@ -29,6 +30,7 @@ enum What {
     Boot(boot::Arguments),
     Disk(disk::Arguments),
     Files(files::Arguments),
+    Net(net::Arguments),
 }
 
 /// Runs the verb.
@@ -37,6 +39,7 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
         What::Boot(arguments) => boot::main(arguments),
         What::Disk(arguments) => disk::main(arguments),
         What::Files(arguments) => files::main(arguments),
+        What::Net(arguments) => net::main(arguments),
     }
 }
 
