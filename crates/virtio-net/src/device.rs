@@ -52,6 +52,9 @@ const F_STATUS: u64 = 1 << 16;
 const F_CTRL_VQ: u64 = 1 << 17;
 const F_MQ: u64 = 1 << 22;
 
+/// A back end has frames.
+const FRAMES: EventSet = EventSet::IN.union(EventSet::EDGE_TRIGGERED);
+
 const STATUS_LINK_UP: u16 = 1;
 
 /// Entries of the control queue.
@@ -138,6 +141,8 @@ struct Pair {
     transmit: Queue,
     /// Frames wait for room at the back end.
     blocked: bool,
+    /// The event loop tells of room. Only then: each frame that went would be told of, too.
+    told_of_room: bool,
 }
 
 impl<B: Backend> Net<B> {
@@ -177,8 +182,24 @@ impl<B: Backend> Net<B> {
         })
     }
 
-    /// Takes frames of the guest from one pair's queue.
-    fn transmit(&mut self, pair: usize) -> Result<(), QueueError> {
+    /// Takes frames of the guest from one pair's queue, and has the event loop tell of room when there was none.
+    fn transmit(&mut self, index: usize, events: &EventOps) -> Result<(), QueueError> {
+        self.send(index)?;
+        let Self { session: Some(session), backends, .. } = self else { return Ok(()) };
+        let (Some(pair), Some(backend)) = (session.pairs.get_mut(index), backends.get(index)) else {
+            return Ok(());
+        };
+        if pair.blocked != pair.told_of_room {
+            let set = if pair.blocked { FRAMES | EventSet::OUT } else { FRAMES };
+            let data = BACKEND + index as u32;
+            // Told anew of what is so already: none of it is missed.
+            let changed = events.modify(Events::with_data_raw(backend.descriptor().as_raw_fd(), data, set));
+            pair.told_of_room = pair.blocked && changed.is_ok();
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, pair: usize) -> Result<(), QueueError> {
         let Self { session: Some(session), filter, backends, resolver, answers, .. } = self else {
             return Ok(());
         };
@@ -365,7 +386,7 @@ impl<B: Backend> Device for Net<B> {
         while pairs.len() < most
             && let (Some(receive), Some(transmit)) = (queues.next(), queues.next())
         {
-            pairs.push(Pair { receive, transmit, blocked: false });
+            pairs.push(Pair { receive, transmit, blocked: false, told_of_room: false });
         }
         if pairs.is_empty() {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -390,12 +411,11 @@ impl<B: Backend> Device for Net<B> {
         if let Some(resolver) = &self.resolver {
             watch(resolver.as_fd().as_raw_fd(), RESOLVER, EventSet::IN | EventSet::EDGE_TRIGGERED)?;
         }
-        let set = EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED;
         let descriptors = self.backends.iter().map(|backend| backend.descriptor().as_raw_fd());
-        descriptors.zip(BACKEND..).try_for_each(|(fd, data)| watch(fd, data, set))
+        descriptors.zip(BACKEND..).try_for_each(|(fd, data)| watch(fd, data, FRAMES))
     }
 
-    fn queue_ready(&mut self, queue: usize, _: &mut EventOps) -> Result<(), QueueError> {
+    fn queue_ready(&mut self, queue: usize, events: &mut EventOps) -> Result<(), QueueError> {
         let control = self.session.as_ref().and_then(|session| session.control.as_ref());
         if control.is_some_and(|(index, _)| *index == queue) {
             return self.control();
@@ -403,19 +423,19 @@ impl<B: Backend> Device for Net<B> {
         if queue.is_multiple_of(2) {
             return self.receive();
         }
-        self.transmit(queue / 2)?;
+        self.transmit(queue / 2, events)?;
         // What the guest asked the gateway is answered at once.
         if self.answers.is_empty() { Ok(()) } else { self.receive() }
     }
 
-    fn event(&mut self, event: Events, _: &mut EventOps) -> Result<(), QueueError> {
+    fn event(&mut self, event: Events, events: &mut EventOps) -> Result<(), QueueError> {
         let set = event.event_set();
         match event.data() {
             RESOLVER => self.listen(),
             AGAIN => {
                 let _ = self.again.read();
                 self.listen();
-                (0..self.backends.len()).try_for_each(|pair| self.transmit(pair))?;
+                (0..self.backends.len()).try_for_each(|pair| self.transmit(pair, events))?;
             }
             data => {
                 let Some(session) = &mut self.session else { return Ok(()) };
@@ -425,7 +445,7 @@ impl<B: Backend> Device for Net<B> {
                 }
                 let blocked = session.pairs.get(index).is_some_and(|pair| pair.blocked);
                 if set.contains(EventSet::OUT) && blocked {
-                    self.transmit(index)?;
+                    self.transmit(index, events)?;
                 }
             }
         }
