@@ -130,14 +130,14 @@ struct Session {
     mergeable: bool,
     /// For each back end: there may be frames from outside, and no event says so again.
     readable: Vec<bool>,
-    /// Chains of the frame in hand; kept for their storage.
-    hand: Vec<(Chain, u32)>,
 }
 
 /// A queue each way.
 #[derive(Debug)]
 struct Pair {
     receive: Queue,
+    /// Buffers for a frame that takes more than these.
+    hand: Vec<Chain>,
     transmit: Queue,
     /// Frames wait for room at the back end.
     blocked: bool,
@@ -261,8 +261,8 @@ impl<B: Backend> Net<B> {
         let Self { session: Some(session), filter, backends, answers, ended, again, .. } = self else {
             return Ok(());
         };
-        let Session { pairs, active, hand, mergeable, readable, .. } = session;
-        if let Some(Pair { receive, .. }) = pairs.first_mut().filter(|_| !answers.is_empty()) {
+        let Session { pairs, active, mergeable, readable, .. } = session;
+        if let Some(Pair { receive, hand, .. }) = pairs.first_mut().filter(|_| !answers.is_empty()) {
             while let Some(frame) = answers.front() {
                 let done = deliver(receive, hand, [0; HEADER], frame, *mergeable, QUEUE_SIZE.into())?;
                 if done == Delivery::NoRoom {
@@ -273,7 +273,7 @@ impl<B: Backend> Net<B> {
             receive.announce()?;
         }
         for (index, (backend, readable)) in backends.iter_mut().zip(readable).enumerate() {
-            let Some(Pair { receive, .. }) = pairs.get_mut(index % *active) else { break };
+            let Some(Pair { receive, hand, .. }) = pairs.get_mut(index % *active) else { break };
             if !*readable {
                 continue;
             }
@@ -386,7 +386,8 @@ impl<B: Backend> Device for Net<B> {
         while pairs.len() < most
             && let (Some(receive), Some(transmit)) = (queues.next(), queues.next())
         {
-            pairs.push(Pair { receive, transmit, blocked: false, told_of_room: false });
+            let hand = Vec::with_capacity(32);
+            pairs.push(Pair { receive, hand, transmit, blocked: false, told_of_room: false });
         }
         if pairs.is_empty() {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -403,7 +404,6 @@ impl<B: Backend> Device for Net<B> {
             agreed,
             mergeable: has(F_MRG_RXBUF),
             readable: vec![true; self.backends.len()],
-            hand: Vec::with_capacity(32),
         });
         let mut watch =
             |fd: i32, data, set| events.add(Events::with_data_raw(fd, data, set)).map_err(io::Error::other);

@@ -15,50 +15,49 @@ pub(crate) enum Delivery {
     NoRoom,
 }
 
-/// Puts a frame into as many buffers as it takes, or into one when the driver does not merge them. `hand` is
-/// storage that is kept.
+/// Puts a frame into as many buffers as it takes, or into one when the driver does not merge them. `hand` holds
+/// buffers that were taken from the queue before, for a frame that takes more: none is taken twice.
 pub(crate) fn deliver(
     queue: &mut Queue,
-    hand: &mut Vec<(Chain, u32)>,
+    hand: &mut Vec<Chain>,
     mut header: [u8; HEADER],
     frame: &[u8],
     mergeable: bool,
     most: usize,
 ) -> Result<Delivery, QueueError> {
     let length = HEADER + frame.len();
-    let mut room = 0;
+    let (mut room, mut count) = (0, 0);
     while room < length {
-        let Some(chain) = queue.pop()? else {
-            while let Some((chain, _)) = hand.pop() {
-                queue.undo_pop(chain);
+        if count == hand.len() {
+            let Some(chain) = queue.pop()? else { return Ok(Delivery::NoRoom) };
+            if chain.readable() > 0 || chain.writable() < HEADER {
+                return Err(QueueError::Request("a receive buffer is read-only, or shorter than a header"));
             }
-            return Ok(Delivery::NoRoom);
-        };
-        if chain.readable() > 0 || chain.writable() < HEADER {
-            return Err(QueueError::Request("a receive buffer is read-only, or shorter than a header"));
+            hand.push(chain);
         }
-        let part = chain.writable().min(length - room);
-        room += part;
-        hand.push((chain, part as u32));
-        if room < length && (!mergeable || hand.len() == most) {
+        room += hand[count].writable();
+        count += 1;
+        if room < length && (!mergeable || count == most) {
             // Not the guest's next frame's fault: it goes on with that one.
-            while let Some((chain, _)) = hand.pop() {
-                queue.undo_pop(chain);
-            }
             log::debug!("network: a frame of {} bytes does not fit the guest's buffers", frame.len());
             return Ok(Delivery::Done);
         }
     }
-    header[NUM_BUFFERS..].copy_from_slice(&(hand.len() as u16).to_le_bytes());
+    header[NUM_BUFFERS..].copy_from_slice(&(count as u16).to_le_bytes());
     let mut rest = frame;
-    for (i, (chain, part)) in hand.iter().enumerate() {
+    for (i, chain) in hand[..count].iter().enumerate() {
         let before = if i == 0 { HEADER } else { 0 };
-        let (now, later) = rest.split_at((*part as usize - before).min(rest.len()));
-        // Both fit: `part` is at most what the chain takes.
+        let (now, later) = rest.split_at((chain.writable() - before).min(rest.len()));
+        // Both fit: it is no more than what the chain takes.
         let fits = (i > 0 || chain.write_at(0, &header)) && chain.write_at(before, now);
         debug_assert!(fits, "a receive buffer has shrunk");
         rest = later;
     }
-    queue.push_together(hand.drain(..))?;
+    let mut left = length;
+    queue.push_together(hand.drain(..count).map(|chain| {
+        let part = chain.writable().min(left);
+        left -= part;
+        (chain, part as u32)
+    }))?;
     Ok(Delivery::Done)
 }
