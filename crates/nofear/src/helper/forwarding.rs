@@ -28,7 +28,23 @@ pub fn turn_on(vm: &Vm) -> anyhow::Result<()> {
 
 /// An interface has come, or somebody has switched forwarding.
 pub fn follow(vm: &Vm) -> anyhow::Result<()> {
-    if vm.addresses.v4.is_some() { turn_on_v4() } else { Ok(()) }
+    if vm.addresses.v4.is_some() {
+        turn_on_v4()?;
+    }
+    // One that has come since, and would not learn its routes.
+    let deaf = |name: &String| get("ipv6", name, "accept_ra") == "1";
+    if interfaces("ipv6").iter().any(deaf) && !State::read()?.set(ON_V6).is_empty() {
+        keep_routers()?;
+    }
+    Ok(())
+}
+
+/// Interfaces that learn their routes from routers go on, though this machine forwards.
+fn keep_routers() -> anyhow::Result<()> {
+    let all = interfaces("ipv6").into_iter();
+    let routers: Vec<String> = all.filter(|name| get("ipv6", name, "accept_ra") == "1").collect();
+    ruleset::remember(RA_V6, &routers)?;
+    routers.iter().try_for_each(|name| set("ipv6", name, "accept_ra", "2"))
 }
 
 fn turn_on_v4() -> anyhow::Result<()> {
@@ -52,13 +68,11 @@ fn turn_on_v6(state: &State) -> anyhow::Result<()> {
         return Ok(());
     }
     let names = interfaces("ipv6");
-    let having = |key: &str| names.iter().filter(|name| get("ipv6", name, key) == "1").cloned().collect();
-    let (was, routers): (Vec<String>, Vec<String>) = (having("forwarding"), having("accept_ra"));
+    let was: Vec<String> = names.into_iter().filter(|name| get("ipv6", name, "forwarding") == "1").collect();
     ruleset::remember(ON_V6, &["all".into()])?;
     ruleset::remember(WAS_V6, &was)?;
-    ruleset::remember(RA_V6, &routers)?;
     ruleset::close_v6()?;
-    routers.iter().try_for_each(|name| set("ipv6", name, "accept_ra", "2"))?;
+    keep_routers()?;
     set("ipv6", "all", "forwarding", "1")
 }
 

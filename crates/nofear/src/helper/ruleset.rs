@@ -163,6 +163,7 @@ fn table() -> String {
     for (chain, hook) in [
         ("input", "type filter hook input priority filter - 5; policy accept;"),
         ("forward", "type filter hook forward priority filter - 5; policy accept;"),
+        ("output", "type filter hook output priority filter - 5; policy accept;"),
         ("postrouting", "type nat hook postrouting priority srcnat;"),
     ] {
         let _ =
@@ -177,6 +178,8 @@ fn table() -> String {
         "forward iifname vmap @through",
         &format!("forward iifname \"{PREFIX}*\" counter drop"),
         &format!("forward meta nfproto ipv4 iifname @{ON_V4} counter drop"),
+        &format!("output oifname \"{PREFIX}*\" ct state established,related accept"),
+        &format!("output oifname \"{PREFIX}*\" counter drop"),
         &format!("postrouting iifname \"{PREFIX}*\" oifname != \"{PREFIX}*\" masquerade"),
     ] {
         let _ = writeln!(text, "add rule inet {TABLE} {rule}");
