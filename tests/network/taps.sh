@@ -34,13 +34,14 @@ as_user() {
   setpriv --reuid=1000 --regid=1000 --clear-groups \
     env HOME=$MINE/home XDG_RUNTIME_DIR=$MINE/run XDG_CACHE_HOME=$MINE/home/cache TMPDIR=/tmp "$@"
 }
-# All that a network of this host consists of. Counters and the order of nft's handles are not part of it.
+# All that a network of this host consists of. Counters are not part of it, nor are link-local addresses, which take a
+# while to be there.
 state() {
   nft --stateless list ruleset
   ip -o link | sed 's/ state .*//'
-  ip -o address
-  ip route show table all
-  ip -6 route show table all
+  ip -o address | grep -v fe80:
+  ip route show table all | grep -v fe80:
+  ip -6 route show table all | grep -v fe80:
   ip rule
   sysctl --all 2>/dev/null | grep -E '^net\.(ipv4|ipv6|netfilter)\.' | grep -vE 'conntrack_count|nf_conntrack_(buckets|max)|tcp_fastopen_key|stable_secret|neigh\.|flush'
 }

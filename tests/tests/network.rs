@@ -14,6 +14,16 @@ fn network_by_passt_reaches_the_internet_by_name_and_refuses_the_rest_at_once() 
 }
 
 #[test]
+fn network_by_passt_reaches_it_with_packets_of_another_length() {
+    let Some((world, ran)) = World::run(
+        r#"$NOFEAR run -t -v --net passt --mtu 9000 --share "$SCRIPTS":/s -- bash /s/reach.sh $TRANSFER"#,
+    ) else {
+        return;
+    };
+    reached(&world, &ran, &ran.text());
+}
+
+#[test]
 fn network_frames_of_a_hostile_guest_arrive_nowhere() {
     let Some((world, ran)) =
         World::run(r#"$NOFEAR run -t -v --net passt --root --share "$SCRIPTS":/s -- python3 /s/hostile.py"#)
@@ -87,16 +97,24 @@ s.handle_request()' &
         until curl -s -m 20 http://127.0.0.1:8080/ | grep published; do sleep 1; done
         curl -s -m 5 http://198.51.100.2:8080/ && echo "on every address"
         wait $!
+        mkdir meet
         for i in 1 2 3 4; do
-            $NOFEAR run -t -m 256M --net passt -- bash -c 'hostname -I >&2; curl -s -m 100 http://server.test/; sleep 5' >"$i" 2>"$i.address" &
+            $NOFEAR run -t -v -m 256M --net passt --share "$PWD/meet:/meet:rw" -- bash -c '
+                hostname -I | cut -d " " -f 1 >/meet/'$i'.new; mv /meet/'$i'.new /meet/'$i'
+                until [ -e /meet/1 -a -e /meet/2 -a -e /meet/3 -a -e /meet/4 ]; do sleep 2; done
+                for other in $(cat /meet/[1-4]); do
+                    [ $other = $(cat /meet/'$i') ] || ! curl -s -m 20 -o /dev/null http://$other/ || echo "met $other"
+                done
+                curl -s -m 100 http://server.test/' >"$i" 2>"$i.err" &
         done
-        wait $(jobs -p | tail -4); cat 1 2 3 4; cat *.address | awk '{ print $1 }' | sort -u | wc -l"#,
+        wait $(jobs -p | tail -4); cat 1 2 3 4; sort -u meet/[1-4] | wc -l
+        cat *.err | grep -c "refused TCP to .* port 80: another virtual machine""#,
     ) else {
         return;
     };
     assert_eq!(
         ran.text(),
-        "published\nhello from internet\nhello from internet\nhello from internet\nhello from internet\n4\n",
+        "published\nhello from internet\nhello from internet\nhello from internet\nhello from internet\n4\n12\n",
         "{}",
         ran.stderr
     );

@@ -129,3 +129,27 @@ fn tap_leaves_nothing_behind_when_anything_is_killed() {
     let expected = "as it was\nstatus 7\nhello from internet\n1\n1\nhello from internet\nas it was\n";
     assert_eq!(ran.text(), expected, "{}", ran.stderr);
 }
+
+#[test]
+fn tap_helper_follows_interfaces_that_come_and_others_that_forward() {
+    let Some((_, ran)) = World::with_taps(&format!(
+        r#"{SET_UP} state >$FOLDER/first; mkfifo $FOLDER/hold; chmod 666 $FOLDER/hold
+        hold() {{ as_user python3 $SCRIPTS/ask.py <$FOLDER/hold >$FOLDER/tap & exec 9>$FOLDER/hold
+            until [ -s $FOLDER/tap ]; do sleep 0.2; done; cat $FOLDER/tap; }}
+        let_go() {{ exec 9>&-; wait $!; all_gone; rm $FOLDER/tap; }}
+        conf=/proc/sys/net/ipv4/conf; conf6=/proc/sys/net/ipv6/conf
+        becomes() {{ for _ in $(seq 100); do [ "$(<$2)" = "$1" ] && return; sleep 0.2; done; echo "$2 is $(<$2)"; }}
+        hold; cat $conf/wan/forwarding $conf/all/forwarding $conf6/all/forwarding $conf6/wan/accept_ra
+        ip link add late type veth peer name later; becomes 1 $conf/late/forwarding; becomes 2 $conf6/late/accept_ra
+        let_go; cat $conf/late/forwarding $conf6/late/accept_ra; ip link delete late
+        state | diff $FOLDER/first - && echo "as it was"
+        hold; sysctl -q net.ipv4.ip_forward=1
+        for _ in $(seq 100); do nft list set inet nofear on4 | grep -q elements || break; sleep 0.2; done
+        nft list chain inet nofear forward | grep -c "iifname @on4 .*drop"; nft list set inet nofear on4 | grep -c elements
+        let_go; cat $conf/all/forwarding $conf/wan/forwarding"#
+    )) else {
+        return;
+    };
+    let first = "nofear0\n1\n0\n1\n2\n0\n1\nas it was\n";
+    assert_eq!(ran.text(), format!("{first}nofear0\n1\n0\n1\n1\n"), "{}", ran.stderr);
+}
