@@ -1,5 +1,6 @@
 //! The device: its configuration, and what wakes it.
 
+mod config;
 mod frames;
 
 use std::{
@@ -14,20 +15,12 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
 
 use crate::{
     Backend, HEADER, Offloads,
-    filter::{self, Filter, HEAD, Journal, Policy, Refusal, Verdict},
+    filter::{self, Filter, HEAD, Refusal, Verdict},
     receive::{Delivery, deliver},
     resolver::{Channel, Message},
 };
+pub use config::{Config, ConfigError, MAX_MTU, MAX_PAIRS, MIN_MTU};
 use frames::{ask, forward, take_in};
-
-/// The least MTU: IPv6's (RFC 8200, 5).
-pub const MIN_MTU: u16 = 1280;
-
-/// The most: IPv4's longest packet, rounded down as passt does.
-pub const MAX_MTU: u16 = 65_520;
-
-/// The most pairs of queues.
-pub const MAX_PAIRS: usize = 32;
 
 /// Entries of each queue: a segment of 64 KiB in pages takes 17 of them.
 const QUEUE_SIZE: u16 = 256;
@@ -72,33 +65,6 @@ const MAX_ANSWERS: usize = 64;
 const TURN: usize = 256;
 
 const UDP_HEADER: usize = 8;
-
-/// A network device to be.
-#[derive(Debug)]
-pub struct Config {
-    /// What the guest may reach, and its addresses.
-    pub policy: Policy,
-    /// The longest IP packet on the link, from [`MIN_MTU`] to [`MAX_MTU`] bytes.
-    pub mtu: u16,
-    /// Where questions for names go; none: they get no answer.
-    pub resolver: Option<Channel>,
-    /// Where it is written what was refused.
-    pub journal: Journal,
-}
-
-/// Why a [`Config`] is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// An MTU out of its range.
-    #[error("MTU {0}: {MIN_MTU} to {MAX_MTU} are possible")]
-    Mtu(u16),
-    /// No more descriptors.
-    #[error("create an event descriptor for a network device")]
-    Event(#[source] io::Error),
-    /// No back end, or too many.
-    #[error("{0} pairs of queues: 1 to {MAX_PAIRS} are possible")]
-    Pairs(usize),
-}
 
 /// A network device; see the [crate's documentation](crate).
 #[derive(Debug)]

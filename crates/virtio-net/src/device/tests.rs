@@ -8,7 +8,7 @@ use virtio::testing::{Buffer, Driver};
 use super::*;
 use crate::{
     PasstStream,
-    filter::{Ends, Mac, Query},
+    filter::{Ends, Journal, Mac, Policy, Query},
 };
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
