@@ -90,7 +90,7 @@ impl Desktop {
 
     /// Lets a command show its windows here.
     pub fn show(&self, command: &mut Command) {
-        command.env("DISPLAY", DISPLAY).env_remove("XAUTHORITY").env_remove("WAYLAND_DISPLAY");
+        command.env("DISPLAY", DISPLAY).env("XAUTHORITY", "/nonexistent").env_remove("WAYLAND_DISPLAY");
     }
 
     /// Waits for a window of this very title, and gives its number.
@@ -176,7 +176,7 @@ impl Desktop {
                 let kept = self.screenshot().keep("failed");
                 panic!("waited in vain for {what}; the screen is in {}", kept.display());
             }
-            thread::sleep(Duration::from_millis(500));
+            thread::sleep(Duration::from_secs(2));
         }
     }
 }
@@ -213,6 +213,11 @@ impl Picture {
     /// Whether a frame of this width at its edges has this colour, and nothing else.
     pub fn has_border(&self, width: usize, colour: u32) -> bool {
         self.points().filter(|(x, y, _)| !self.is_inside(*x, *y, width)).all(|(_, _, pixel)| pixel == colour)
+    }
+
+    /// Whether all inside a frame of this width has this colour.
+    pub fn has_inside(&self, width: usize, colour: u32) -> bool {
+        self.points().filter(|(x, y, _)| self.is_inside(*x, *y, width)).all(|(_, _, pixel)| pixel == colour)
     }
 
     /// The pixels inside a frame that differ from another picture of the same size; all, if the sizes differ.
@@ -254,6 +259,6 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(300));
+        thread::sleep(Duration::from_secs(1));
     }
 }

@@ -3,8 +3,8 @@
 
 use std::{
     fs,
-    io::Read,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    io::{Read, Write},
+    os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -12,8 +12,9 @@ use std::{
 use nofear_tests::{
     Home, Ran,
     desktop::{Desktop, Picture, until},
-    output, start,
+    output, output_with, start,
 };
+use rustix::process::{Pid, Signal, kill_process};
 
 /// What nofear draws inside a window's edges, in pixels.
 const BORDER: usize = 4;
@@ -117,6 +118,7 @@ fn windows_of_a_vm_are_on_the_desktop_and_nothing_else_is_opened() {
         "none",
         "-vv",
         "-g",
+        "--keep",
         "--",
         "sh",
         "-c",
@@ -134,7 +136,6 @@ fn windows_of_a_vm_are_on_the_desktop_and_nothing_else_is_opened() {
     });
     shown.keep("xterm-in-vm");
     desktop.picture(place.title(), "the same title", |picture| picture.differences(&expected_title, 0) == 0);
-    desktop.screenshot().keep("desktop");
 
     // Nobody else gets there, and nothing listens to the world.
     let folder = world.folder();
@@ -144,12 +145,227 @@ fn windows_of_a_vm_are_on_the_desktop_and_nothing_else_is_opened() {
     assert!(!others_get_to(&socket));
     assert_eq!(tcp_listeners(), before);
 
+    // The client sees nothing of this machine but its display.
+    let client = client_of(&socket).expect("the client runs");
+    assert_ne!(namespace(client, "net"), namespace(std::process::id(), "net"));
+    let seen = |path: &Path| {
+        Path::new(&format!("/proc/{client}/root")).join(path.strip_prefix("/").unwrap()).exists()
+    };
+    assert!(seen(&socket) && seen(Path::new("/usr/bin/xpra")));
+    for hidden in ["/home", "/root", "/etc/passwd", "/var/log", "/sys"].map(PathBuf::from) {
+        assert!(!seen(&hidden), "{}", hidden.display());
+    }
+    assert!(!seen(&folder.join("control.sock")) && !seen(world.home.path().join("nofear").as_path()));
+
+    // One more program, by another toolkit and another command.
+    let mut other = world.nofear(&["exec", "windows", "--", "python3", "-c", GTK]).unwrap();
+    let mut other = start_quietly(&mut other);
+    let gtk = desktop.window("[windows] gtk");
+    let picture = desktop.picture(desktop.settled(gtk), "a window of GTK", |picture| {
+        picture.has_border(BORDER, COLOUR) && picture.has_inside(BORDER, 0x20_4080)
+    });
+    picture.keep("gtk-in-vm");
+    desktop.screenshot().keep("desktop");
+    kill(&other, Signal::TERM);
+    assert_eq!(other.wait().unwrap().code(), Some(143));
+    until("the end of its window", || desktop.find("[windows] gtk").is_none());
+
+    // What shows the windows dies, and something else does it.
+    kill_process(Pid::from_raw(client as i32).unwrap(), Signal::KILL).unwrap();
+    until("the end of the window", || desktop.find(title).is_none());
+    let mut attached = start_quietly(&mut world.nofear(&["attach", "windows"]).unwrap());
+    let window = desktop.window(title);
+    desktop.park_pointer();
+    desktop.picture(desktop.settled(window), "the window once more", |picture| {
+        picture.has_border(BORDER, COLOUR) && picture.differences(&expected, BORDER) == 0
+    });
+
     // Keys arrive, and the program's end is that of all.
     desktop.type_into(window, "typed here");
     let ran = vm.end();
-    assert_eq!((ran.status, ran.text().as_str()), (Some(7), "typed here"), "{}", ran.stderr);
+    // On a slow machine a key is held for so long that it repeats.
+    let mut typed = ran.text().into_bytes();
+    typed.dedup();
+    assert_eq!((ran.status, typed.as_slice()), (Some(7), &b"typed here"[..]), "{}", ran.stderr);
+    assert_eq!(attached.wait().unwrap().code(), Some(0));
     assert!(desktop.find(title).is_none());
     assert_eq!(fs::read_dir(world.runtime().join("nofear")).unwrap().count(), 0);
+    until("the end of the client", || client_of(&socket).is_none());
+}
+
+/// A window of one colour.
+const GTK: &str = "
+import gi
+gi.require_version('Gtk', '3.0')
+from gi.repository import Gtk
+window = Gtk.Window(title='gtk')
+window.set_default_size(240, 160)
+area = Gtk.DrawingArea()
+def draw(area, context):
+    context.set_source_rgb(0x20 / 255, 0x40 / 255, 0x80 / 255)
+    context.paint()
+area.connect('draw', draw)
+window.add(area)
+window.show_all()
+Gtk.main()
+";
+
+/// A server in the guest that asks its client for everything, and then sends what is no packet.
+const HOSTILE: &[u8] = include_bytes!("../gui/hostile.py");
+
+/// Lies in the desktop's clipboard.
+const SECRET: &str = "correct horse battery staple";
+
+#[test]
+fn a_hostile_server_gets_nothing_and_does_nothing() {
+    let world = World::new();
+    // It takes Xpra's place in a profile.
+    let install =
+        "cat >/usr/bin/xpra.new && chmod 755 /usr/bin/xpra.new && mv -f /usr/bin/xpra.new /usr/bin/xpra";
+    let small = [
+        "run",
+        "-p",
+        "evil",
+        "--disk-size",
+        "64M",
+        "--net",
+        "none",
+        "--cpus",
+        "1",
+        "--mem",
+        "256M",
+        "--root",
+    ];
+    let Some(command) = world.nofear(&[&small[..], &["--", "sh", "-c", install]].concat()) else { return };
+    output_with(command, HOSTILE.to_vec()).ok();
+    let mut secrets: Vec<Child> = ["clipboard", "primary"]
+        .map(|selection| {
+            let mut owner = world.desktop.command("xclip");
+            owner.args(["-quiet", "-in", "-selection", selection]);
+            let mut owner = owner.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+            owner.stdin.take().unwrap().write_all(SECRET.as_bytes()).unwrap();
+            owner
+        })
+        .into();
+
+    // Without bubblewrap, for this one alone: by Landlock.
+    let run = ["run", "-p", "evil", "--net", "none", "-vv", "-g", "--", "xterm", "-e", "sleep", "10000"];
+    let nofear = world.nofear(&[]).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", "mount --bind /bin/false /usr/bin/bwrap; exec \"$0\" \"$@\""]);
+    command.arg(nofear.get_program()).args(run).stdin(Stdio::null());
+    command.envs(nofear.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let ran = Vm::start(command).end();
+
+    let said = &ran.stderr;
+    for part in [
+        "hostile: tries clipboard",
+        "hostile: tries malformed",
+        "hostile: the client is there",
+        "unknown packet type: clipboard-request",
+        "file transfer rejected for file",
+        "opening of URLs is disabled",
+        "speaker forwarding is disabled",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("correct horse"), "the clipboard's content was told: {said}");
+    // The end is the client's, and clear.
+    assert!(matches!(ran.status, Some(125 | 143)), "{ran:?}");
+    if ran.status == Some(125) {
+        assert!(said.contains("nofear: the client that shows the windows"), "{said}");
+    }
+    for folder in ["/tmp", "/var/tmp", world.home.path().to_str().unwrap()] {
+        let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let found: Vec<_> = names.filter(|name| name.to_string_lossy().contains("nofear-hostile")).collect();
+        assert!(found.is_empty(), "{folder}: {found:?}");
+    }
+    for owner in &mut secrets {
+        owner.kill().unwrap();
+        owner.wait().unwrap();
+    }
+}
+
+#[test]
+fn starts_that_come_to_nothing_leave_nothing() {
+    let world = World::new();
+    let run = ["run", "-t", "--net", "none", "--cpus", "1", "-v"];
+    let with = |options: &[&str]| -> Vec<String> {
+        run.iter().chain(options).map(|one| (*one).to_owned()).collect()
+    };
+    let nofear =
+        |options: &[&str]| world.nofear(&with(options).iter().map(String::as_str).collect::<Vec<_>>());
+
+    // The guest's kernel dies.
+    let Some(command) = nofear(&["--append", "rdinit=/none init=/none", "-g", "true"]) else { return };
+    let ran = output(command);
+    assert!(ran.status == Some(125) && ran.stderr.contains("in the VM: "), "{ran:?}");
+
+    // The user thinks better of it; or nofear is killed.
+    for (signal, status) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
+        let mut child = start_quietly(&mut nofear(&["-g", "true"]).unwrap());
+        until("the client", || client_of(&world.runtime()).is_some());
+        kill(&child, signal);
+        assert_eq!(child.wait().unwrap().code(), status);
+        until("the end of the client", || client_of(&world.runtime()).is_none());
+    }
+
+    // There is nothing to show windows on.
+    let mut command = nofear(&["-g", "true"]).unwrap();
+    let ran = output({
+        command.env_remove("DISPLAY");
+        command
+    });
+    assert!(ran.status == Some(125) && ran.stderr.contains("there is no display"), "{ran:?}");
+    assert_eq!(fs::read_dir(world.runtime().join("nofear")).unwrap().count(), 0);
+}
+
+#[test]
+fn landlock_leaves_a_client_nothing_but_what_it_draws_with() {
+    let Some(nofear) = nofear_tests::nofear() else { return };
+    let script = "cat /usr/bin/env >/dev/null && echo reads; cat /etc/passwd && echo wrong; ls /tmp && echo wrong; \
+        (echo x >/tmp/nofear-landlock) && echo wrong; cat /dev/tty && echo wrong; \
+        python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 9))'; echo end";
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut command = Command::new(nofear.get_program());
+    command.args(["keep-window-client", "--landlock"]);
+    for readable in ["/usr", "/bin", "/lib", "/lib64"] {
+        command.args(["--readable", readable]);
+    }
+    command.args(["--", "/bin/sh", "-c", script]).stdin(std::os::fd::OwnedFd::from(theirs));
+    let mut keeper = command.spawn().unwrap();
+    drop(command);
+    let mut said = String::new();
+    (&ours).read_to_string(&mut said).unwrap();
+    keeper.wait().unwrap();
+    assert!(said.contains("reads") && said.contains("end") && said.contains("exited"), "{said}");
+    assert!(!said.contains("wrong") && !said.contains("root:"), "{said}");
+    // Refused by Landlock, not by nobody who listens.
+    assert!(said.contains("PermissionError"), "{said}");
+}
+
+/// The process of a client whose channel is below `path`.
+fn client_of(path: &Path) -> Option<u32> {
+    let wanted = format!("socket://{}", path.display());
+    fs::read_dir("/proc").unwrap().find_map(|entry| {
+        let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let words: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+        let is_python = words.first()?.contains("python");
+        (is_python && words.iter().any(|word| word.starts_with(&wanted))).then_some(pid)
+    })
+}
+
+fn namespace(pid: u32, kind: &str) -> PathBuf {
+    fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap()
+}
+
+fn start_quietly(command: &mut Command) -> Child {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn kill(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
 }
 
 /// A VM whose output is read while it runs.
@@ -176,8 +392,13 @@ impl Vm {
     }
 
     fn end(mut self) -> Ran {
-        let status = self.child.take().unwrap().wait().unwrap().code();
-        self.ran(status)
+        let mut status = None;
+        until("the end of the VM", || {
+            status = self.child.as_mut().unwrap().try_wait().unwrap();
+            status.is_some()
+        });
+        self.child = None;
+        self.ran(status.unwrap().code())
     }
 
     fn ran(&mut self, status: Option<i32>) -> Ran {
