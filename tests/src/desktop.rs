@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -25,7 +26,11 @@ const TITLE: usize = 18;
 pub struct Desktop {
     folder: tempfile::TempDir,
     processes: Vec<Child>,
+    /// There is one at a time: the tests of a program may run beside each other.
+    _alone: MutexGuard<'static, ()>,
 }
+
+static ONE: Mutex<()> = Mutex::new(());
 
 /// A window's place on the screen, without what the window manager puts around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +68,8 @@ impl Desktop {
     pub fn new() -> Self {
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         fs::write(folder.path().join("twmrc"), WINDOW_MANAGER).unwrap();
-        let mut desktop = Self { folder, processes: Vec::new() };
+        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut desktop = Self { folder, processes: Vec::new(), _alone: alone };
         let mut server = Command::new("Xvfb");
         server.args([DISPLAY, "-screen", "0", "1024x768x24", "-nolisten", "tcp", "-ac", "-fbdir"]);
         server.arg(desktop.folder.path());
