@@ -73,7 +73,8 @@ serve() {
 }
 # What the 9P mounts keep, it keeps.
 virtiofsd() {
-  local servers=() arguments=(-object "memory-backend-memfd,id=memory,size=512M,share=on") cache=always
+  local servers=() cache=always
+  local arguments=(-object "memory-backend-memfd,id=memory,size=512M,share=on" -global virtio-mmio.force-legacy=false)
   [[ $3 == on ]] || cache=auto
   serve usr usr always
   serve tree "$2" $cache
