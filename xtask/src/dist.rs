@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use crate::run::Product;
 use crate::workspace::{root, succeed, target};
 
-/// Make an archive with the command, the guest's kernel and initramfs, and the licences.
+/// Make an archive with the command, the guest's kernel and initramfs, manual pages, completions for shells, and the
+/// licences.
 #[derive(clap::Args)]
 pub struct Arguments {}
 
@@ -38,6 +39,10 @@ pub fn main(_: &Arguments) -> Result<ExitCode> {
     for file in ["bin/nofear", "lib/nofear/vmlinux"] {
         succeed(Command::new("strip").arg(tree.join(file)), "strip symbols")?;
     }
+    succeed(
+        Command::new(&product.nofear).arg("generate").arg(&tree),
+        "write the manual pages and the completions for shells",
+    )?;
     let archive = folder.join(format!("{name}.tar.gz"));
     succeed(
         Command::new("tar")

@@ -1,11 +1,14 @@
 //! The command line.
 
+pub mod generate;
+
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use self::generate::GenerateArgs;
 use crate::control::exec::ExecArgs;
 use crate::control::manage::{BalloonArgs, Manage, StatArgs, VmArgs};
 use crate::control::net::NetArgs;
@@ -92,6 +95,8 @@ pub enum Action {
     Attach(AttachArgs),
     /// Entries in menus.
     Desktop(DesktopArgs),
+    /// Manual pages, completions.
+    Generate(GenerateArgs),
     /// What this machine lacks.
     Doctor,
     /// A process of this program's own.
@@ -110,6 +115,7 @@ impl Cli {
             (Some(Command::Ps(args)), ..) => return (0, Action::Ps(args)),
             (Some(Command::Stop(args)), ..) => return (0, Action::Stop(args)),
             (Some(Command::Setup(args)), ..) => return (0, Action::Setup(args)),
+            (Some(Command::Generate(args)), ..) => return (0, Action::Generate(args)),
             (Some(Command::Pause(args)), ..) => return (0, Action::Manage(Manage::Pause(args))),
             (Some(Command::Resume(args)), ..) => return (0, Action::Manage(Manage::Resume(args))),
             (Some(Command::Balloon(args)), ..) => return (0, Action::Manage(Manage::Balloon(args))),
@@ -185,6 +191,9 @@ pub enum Command {
     Attach(AttachArgs),
     /// Add programs in virtual machines to the desktop's menus, or remove them
     Desktop(DesktopArgs),
+    /// Write manual pages and completions for shells
+    #[command(hide = true)]
+    Generate(GenerateArgs),
     /// Look at this machine: what works, what does not, and what to do about it
     ///
     /// Exit status: 1 when no virtual machine can run.

@@ -58,6 +58,7 @@ fn main() {
                 Action::Manage(what) => control::manage::run(&what),
                 Action::Attach(args) => gui::attach::run(&args),
                 Action::Desktop(args) => desktop::run(args),
+                Action::Generate(args) => cli::generate::run(&args),
                 Action::Doctor => doctor::run(),
                 Action::KeepWindowClient(args) => gui::keeper::run(args),
                 Action::Profile(verb) => profile::commands::run(verb),

@@ -1,0 +1,128 @@
+//! An ordinary user in the group of `/dev/kvm` has all of it: nothing needs root.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use nofear_tests::{may_mount, nofear, ours, output, start};
+
+const USER: u32 = 12_345;
+const GROUP_OF_KVM: u32 = 54_321;
+
+/// The product where everybody may read it, a home, and a `/dev/kvm` that belongs to a group.
+struct World(tempfile::TempDir);
+
+impl World {
+    fn new() -> Option<Self> {
+        nofear()?;
+        if !may_mount() {
+            return None;
+        }
+        let world = Self(tempfile::tempdir_in("/tmp").unwrap());
+        let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        mode(world.0.path(), 0o755);
+        for (variable, name, bits) in [
+            ("NOFEAR", "nofear", 0o755),
+            ("NOFEAR_KERNEL", "vmlinux", 0o644),
+            ("NOFEAR_INITRAMFS", "initramfs", 0o644),
+        ] {
+            fs::copy(ours(variable).unwrap(), world.path(name)).unwrap();
+            mode(&world.path(name), bits);
+        }
+        for folder in ["home", "run"] {
+            fs::create_dir(world.path(folder)).unwrap();
+            chown(world.path(folder), Some(USER), Some(USER)).unwrap();
+            mode(&world.path(folder), 0o700);
+        }
+        let mut node = Command::new("mknod");
+        node.arg(world.path("kvm")).args(["c", "10", "232"]);
+        output(node).ok();
+        chown(world.path("kvm"), Some(0), Some(GROUP_OF_KVM)).unwrap();
+        mode(&world.path("kvm"), 0o660);
+        Some(world)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// `nofear` as that user, in these groups beside their own.
+    fn nofear(&self, groups: &str, arguments: &[&str]) -> Command {
+        let script = "mount --bind \"$0/kvm\" /dev/kvm && cd \"$0/home\" && \
+                      HOME=$0/home XDG_RUNTIME_DIR=$0/run NOFEAR_KERNEL=$0/vmlinux NOFEAR_INITRAMFS=$0/initramfs \
+                      exec setpriv --reuid=$1 --regid=$1 --groups=\"$2\" -- \"$0/nofear\" \"${@:3}\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "bash", "-c", script]).arg(self.0.path()).arg(USER.to_string()).arg(groups);
+        command.args(arguments);
+        for variable in ["XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+}
+
+#[test]
+fn an_ordinary_user_has_all_of_it() {
+    let Some(world) = World::new() else { return };
+    let groups = format!("{USER},{GROUP_OF_KVM}");
+    let as_user = |arguments: &[&str]| output(world.nofear(&groups, arguments));
+    let small = ["run", "--cpus", "1", "--mem", "256M", "--net", "none", "--require-confinement"];
+    let run = |arguments: &[&str]| as_user(&[&small[..], arguments].concat());
+
+    // Not in the group: what to do.
+    let ran = output(world.nofear(&USER.to_string(), &["run", "--net", "none", "-t", "true"]));
+    assert!(ran.status == Some(125) && ran.stderr.contains("usermod -aG kvm"), "{ran:?}");
+
+    // A profile, as itself and as the guest's root, which is nobody here.
+    let ran = run(&["-p", "a", "--disk-size", "64M", "--", "sh", "-c", "id -u; echo kept > ~/x"]).ok();
+    assert_eq!(ran.text(), format!("{USER}\n"));
+    let ran = run(&[
+        "-p",
+        "a",
+        "--root",
+        "--",
+        "sh",
+        "-c",
+        "id -u; cat $(getent passwd | grep -o '/home/[^:]*')/x",
+    ]);
+    assert_eq!(ran.ok().text(), "0\nkept\n");
+
+    // A share of its own files, and not of what it may not read.
+    fs::write(world.path("secret"), "root's").unwrap();
+    fs::set_permissions(world.path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+    let share = format!("{}:/data:rw", world.path("run").display());
+    let ran = run(&[
+        "-t",
+        "--root",
+        "--share",
+        &share,
+        "--",
+        "sh",
+        "-c",
+        "echo new > /data/new; stat -c %u /data/new",
+    ]);
+    assert_eq!(ran.ok().text(), format!("{USER}\n"));
+    let share = format!("{}:/data", world.0.path().display());
+    let ran = run(&["-t", "--root", "--share", &share, "--", "sh", "-c", "cat /data/secret || echo refused"]);
+    assert_eq!(ran.ok().text(), "refused\n");
+
+    // Control.
+    let options = [&small[..], &["-p", "a", "--", "sh", "-c", "echo ready; sleep 1000"]].concat();
+    let mut vm = start(world.nofear(&groups, &options));
+    let mut line = String::new();
+    BufReader::new(vm.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    assert!(as_user(&["ps"]).ok().text().contains("sleep 1000"));
+    assert_eq!(as_user(&["exec", "a", "--", "cat", "x"]).ok().text(), "kept\n");
+    for verb in ["pause", "debug", "stat", "logs", "resume"] {
+        as_user(&[verb, "a"]).ok();
+    }
+    as_user(&["stop", "a"]).ok();
+    assert_eq!(vm.wait().unwrap().code(), Some(143));
+    assert!(as_user(&["profile", "list"]).ok().text().contains("64.00 MiB"));
+}
