@@ -34,7 +34,7 @@ impl World {
             fs::copy(ours(variable).unwrap(), world.path(name)).unwrap();
             mode(&world.path(name), bits);
         }
-        for folder in ["home", "run"] {
+        for folder in ["home", "run", "own"] {
             fs::create_dir(world.path(folder)).unwrap();
             chown(world.path(folder), Some(USER), Some(USER)).unwrap();
             mode(&world.path(folder), 0o700);
@@ -95,7 +95,7 @@ fn an_ordinary_user_has_all_of_it() {
     // A share of its own files, and not of what it may not read.
     fs::write(world.path("secret"), "root's").unwrap();
     fs::set_permissions(world.path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
-    let share = format!("{}:/data:rw", world.path("run").display());
+    let share = format!("{}:/data:rw", world.path("own").display());
     let ran = run(&[
         "-t",
         "--root",

@@ -143,13 +143,18 @@ pub fn capture(machine: &Machine, job: Job) -> Result<Vec<u8>> {
     Ok(printed)
 }
 
-/// Runs a command without input; shows what it prints, adds its stdout to `printed`, even if the machine dies,
-/// and returns its exit status.
-pub fn show(machine: &Machine, job: Job, printed: &mut Vec<u8>) -> Result<u8> {
+/// Runs a command without input; adds its stdout to `printed`, even if the machine dies, and returns its exit status.
+pub fn collect(machine: &Machine, job: Job, printed: &mut Vec<u8>) -> Result<u8> {
     without_input(machine, job, |bytes| {
         printed.extend_from_slice(bytes);
-        write_all(&mut io::stdout(), bytes)
+        Ok(())
     })
+}
+
+/// Gets ready what every machine needs: packages, and a kernel.
+pub fn prepare() -> Result<()> {
+    packages::ensure("run the emulated host", packages::HOST)?;
+    kernel::build(Flavour::Host, None).map(drop)
 }
 
 fn without_input(machine: &Machine, job: Job, mut stdout: impl FnMut(&[u8]) -> Result<()>) -> Result<u8> {
