@@ -157,8 +157,8 @@ impl Transport {
         &self.interrupt.0.line
     }
 
-    /// Has `pulse` called when the driver is to be interrupted, from the device's threads: it raises the line and lowers
-    /// it. A VMM that can do so from there spares what an event descriptor would have to wake. Counts once.
+    /// Has `pulse` called when the driver is to be interrupted, from the device's threads and, where it was set up
+    /// wrongly, from the vCPUs': it raises the line and lowers it. A VMM that can do so from there spares what an event descriptor would have to wake. Counts once.
     pub fn interrupt_by(&mut self, pulse: impl Fn() + Send + Sync + 'static) {
         let _ = self.interrupt.0.call.set(Pulse(Box::new(pulse)));
     }

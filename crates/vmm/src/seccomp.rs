@@ -215,7 +215,11 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
     // Its own threads, not another process's.
     only(SYS_tgkill, 0, &[u64::from(std::process::id())]);
     match kind {
-        ThreadKind::Vcpu => only(SYS_ioctl, 1, &[KVM_RUN, KVM_GET_REGS, KVM_GET_SREGS, KVM_KVMCLOCK_CTRL]),
+        ThreadKind::Vcpu => {
+            // A device that the guest sets up wrongly interrupts from here.
+            let calls = [KVM_RUN, KVM_GET_REGS, KVM_GET_SREGS, KVM_KVMCLOCK_CTRL, KVM_IRQ_LINE];
+            only(SYS_ioctl, 1, &calls);
+        }
         ThreadKind::Vsock => {
             only(SYS_ioctl, 1, &[FIONBIO, KVM_IRQ_LINE]);
             only(SYS_socket, 0, &[AF_UNIX as u64]);
