@@ -4,6 +4,7 @@ mod boot;
 mod disk;
 mod files;
 mod guest;
+mod memory;
 mod net;
 mod report;
 
@@ -30,6 +31,7 @@ enum What {
     Boot(boot::Arguments),
     Disk(disk::Arguments),
     Files(files::Arguments),
+    Memory(memory::Arguments),
     Net(net::Arguments),
 }
 
@@ -39,6 +41,7 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
         What::Boot(arguments) => boot::main(arguments),
         What::Disk(arguments) => disk::main(arguments),
         What::Files(arguments) => files::main(arguments),
+        What::Memory(arguments) => memory::main(arguments),
         What::Net(arguments) => net::main(arguments),
     }
 }
