@@ -173,7 +173,7 @@ fn a_vm_that_does_not_answer_is_ended_by_force_and_a_temporary_one_is_asked() {
 fn a_vm_is_paused_and_looked_into_and_its_memory_comes_back() {
     let world = World::new();
     // A file that grows while the guest runs.
-    let script = "echo ready; while :; do date +%s%N > /tmp/now; sleep 0.05; done";
+    let script = "echo ready; while :; do date +%s%N > /tmp/next; mv /tmp/next /tmp/now; sleep 0.05; done";
     let Some((mut vm, _said)) = world.start(&["-t"], script) else { return };
     let id = world.nofear(&["ps"]).ok().text().lines().nth(1).unwrap()[..8].to_owned();
     let vm_run = |script: &str| world.nofear(&["exec", &id, "--", "sh", "-c", script]);
