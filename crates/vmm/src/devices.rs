@@ -1,7 +1,7 @@
 //! The VM's virtio devices: a transport on the bus, a worker on a thread of its own, events through KVM.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
 };
 
@@ -150,7 +150,10 @@ impl<'a> Devices<'a> {
         }
         // An irqfd would have a thread of the kernel do it: it can't change the I/O APIC where it is signalled.
         let (vm, line) = (self.vm.clone(), FIRST_GSI + index as u32);
+        // One pulse at a time: where a vCPU's met the device's, the second would be no edge of its own.
+        let pulse = Mutex::new(());
         transport.interrupt_by(move || {
+            let _alone = pulse.lock().unwrap_or_else(PoisonError::into_inner);
             // Fails only for a line that no interrupt controller has.
             let _ = vm.set_irq_line(line, true).and_then(|()| vm.set_irq_line(line, false));
         });
