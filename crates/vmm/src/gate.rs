@@ -10,6 +10,8 @@ use std::{
 
 use vmm_sys_util::signal::SIGRTMIN;
 
+use crate::Error;
+
 /// How long a vCPU may take to come out of the guest, for who asks for its registers.
 const COMES_WITHIN: Duration = Duration::from_secs(1);
 
@@ -166,15 +168,24 @@ impl Gate {
         self.0.closed.load(Ordering::Acquire)
     }
 
-    /// Waits until the gate opens.
-    pub(crate) fn wait(&self, vcpu: u8, registers: Registers) {
+    /// Waits until the gate opens, if it is closed. `false`: the VM ends. `registers` is asked for once the vCPU has to
+    /// wait.
+    pub(crate) fn pass(
+        &self,
+        vcpu: u8,
+        registers: impl FnOnce() -> Result<Registers, Error>,
+    ) -> Result<bool, Error> {
         let mut state = self.state();
-        while !state.opens() {
-            state.vcpus[usize::from(vcpu)].waits = Some(registers);
-            self.0.changed.notify_all();
-            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        if !state.opens() {
+            let registers = registers()?;
+            while !state.opens() {
+                state.vcpus[usize::from(vcpu)].waits = Some(registers);
+                self.0.changed.notify_all();
+                state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            state.vcpus[usize::from(vcpu)].waits = None;
         }
-        state.vcpus[usize::from(vcpu)].waits = None;
+        Ok(!state.ending)
     }
 
     pub(crate) fn pause(&self) {
@@ -193,7 +204,7 @@ impl Gate {
         self.state().paused
     }
 
-    /// Opens for good: the VM ends.
+    /// Opens for good, and calls everyone out of the guest: the VM ends.
     pub(crate) fn end(&self) {
         let mut state = self.state();
         state.ending = true;
@@ -234,10 +245,8 @@ mod tests {
     /// Stands for a guest: goes round until the gate is closed.
     fn vcpu(gate: &Gate, id: u8) {
         gate.enter(id);
-        while !gate.state().ending {
-            if gate.is_closed() {
-                gate.wait(id, Registers { rip: u64::from(id) + 1, ..Registers::default() });
-            }
+        let registers = || Ok(Registers { rip: u64::from(id) + 1, ..Registers::default() });
+        while !gate.is_closed() || gate.pass(id, registers).unwrap() {
             gate.counters(id).count(Counter::PortWrite);
             thread::yield_now();
         }

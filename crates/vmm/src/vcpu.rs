@@ -3,15 +3,12 @@
 use std::{
     cell::Cell,
     io, ptr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     thread::{self, JoinHandle},
 };
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use crate::{
     Error, Exit, ThreadKind,
@@ -32,7 +29,6 @@ pub(crate) struct Vcpu {
     /// For the first vCPU.
     pub start: Option<Start>,
     pub bus: Arc<Bus>,
-    pub stopping: Arc<AtomicBool>,
     pub gate: Gate,
     pub ends: Ends,
     pub confined: bool,
@@ -86,10 +82,7 @@ impl Vcpu {
     fn serve(&mut self) -> Result<Option<Exit>, Error> {
         let gate = self.gate.clone();
         let counters = gate.counters(self.id);
-        while !self.stopping.load(Ordering::Acquire) {
-            if gate.is_closed() {
-                self.stand()?;
-            }
+        while !gate.is_closed() || self.pass(&gate)? {
             match self.fd.run() {
                 Ok(VcpuExit::MmioRead(address, data)) => {
                     counters.count(Counter::MemoryRead);
@@ -131,26 +124,12 @@ impl Vcpu {
         Ok(None)
     }
 
-    /// Waits at the gate.
-    fn stand(&mut self) -> Result<(), Error> {
-        let general = self.fd.get_regs().map_err(Error::kvm("KVM_GET_REGS"))?;
-        let special = self.fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?;
-        let r = &general;
-        let registers = Registers {
-            rip: r.rip,
-            rsp: r.rsp,
-            rflags: r.rflags,
-            general: [
-                r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
-                r.r14, r.r15,
-            ],
-            control: [special.cr0, special.cr2, special.cr3, special.cr4],
-            cs: special.cs.selector,
-        };
-        self.gate.wait(self.id, registers);
+    /// Passes the gate; `false`: the VM ends.
+    fn pass(&mut self, gate: &Gate) -> Result<bool, Error> {
+        let goes_on = gate.pass(self.id, || registers(&self.fd))?;
         // A guest that watches its own clock learns that it was stopped; one without kvm-clock can't (EINVAL).
         let _ = self.fd.kvmclock_ctrl();
-        Ok(())
+        Ok(goes_on)
     }
 
     fn internal_error(&mut self) -> Error {
@@ -168,6 +147,23 @@ impl Vcpu {
     }
 }
 
+fn registers(vcpu: &VcpuFd) -> Result<Registers, Error> {
+    let general = vcpu.get_regs().map_err(Error::kvm("KVM_GET_REGS"))?;
+    let special = vcpu.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?;
+    let r = &general;
+    Ok(Registers {
+        rip: r.rip,
+        rsp: r.rsp,
+        rflags: r.rflags,
+        general: [
+            r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
+            r.r15,
+        ],
+        control: [special.cr0, special.cr2, special.cr3, special.cr4],
+        cs: special.cs.selector,
+    })
+}
+
 /// Ends the VM when a vCPU's thread unwinds, where panics do that.
 struct SayPanic(Ends);
 
@@ -178,19 +174,13 @@ impl Drop for SayPanic {
 }
 
 impl Running {
-    /// Makes the thread leave the guest; `stopping` was set before.
-    pub(crate) fn kick(&self) {
-        // Fails when the thread has ended, and that is what is wanted.
-        let _ = self.0.kill(SIGRTMIN());
-    }
-
     pub(crate) fn join(self) {
         // A thread that panicked has said so.
         let _ = self.0.join();
     }
 }
 
-/// Prepares this process for [`Running::kick`].
+/// Prepares this process for the signal by which the [`Gate`] calls vCPUs.
 pub(crate) fn handle_kicks() -> Result<(), Error> {
     extern "C" fn kicked(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
         let flag = IMMEDIATE_EXIT.get();

@@ -2,7 +2,6 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
     mpsc::{Receiver, Sender, channel},
 };
 
@@ -43,7 +42,6 @@ impl Ends {
 /// A VM that is ready to run. Dropping it frees all that it has.
 pub struct Vm {
     vcpus: Vec<Vcpu>,
-    stopping: Arc<AtomicBool>,
     handle: Handle,
     ended: Receiver<Result<Exit, Error>>,
     confine_runner: bool,
@@ -199,7 +197,6 @@ impl Vm {
 
         let (sender, ended) = channel();
         let ends = Ends(sender);
-        let stopping = Arc::new(AtomicBool::new(false));
         let gate = Gate::new(vcpus);
         let cpu = Cpu::new(&kvm, vcpus)?;
         let mut all = Vec::new();
@@ -210,7 +207,6 @@ impl Vm {
                 cpu: cpu.clone(),
                 start: (id == 0).then_some(start),
                 bus: bus.clone(),
-                stopping: stopping.clone(),
                 gate: gate.clone(),
                 ends: ends.clone(),
                 confined: policy.threads,
@@ -218,7 +214,6 @@ impl Vm {
         }
         Ok(Self {
             vcpus: all,
-            stopping,
             handle: Handle { ends, ring, gate, balloon: balloon_size },
             ended,
             confine_runner: policy.confine_runner,
@@ -253,9 +248,7 @@ impl Vm {
         };
         // The channel lives as long as `self.handle`; the first end counts.
         let end = started.and_then(|()| self.ended.recv().unwrap_or(Ok(Exit::Stopped)));
-        self.stopping.store(true, Ordering::Release);
         self.handle.gate.end();
-        running.iter().for_each(Running::kick);
         running.into_iter().for_each(Running::join);
         end
     }
