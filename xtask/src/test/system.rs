@@ -135,8 +135,6 @@ fn run(
 ) -> Result<Tally> {
     let product = Product::build(None)?;
     environment.extend(product.environment());
-    // How much is transferred by networks is for whoever has the time to say.
-    environment.extend(std::env::var_os("NOFEAR_TRANSFER").map(|bytes| ("NOFEAR_TRANSFER".into(), bytes)));
     let _step = step("run the system tests");
     let (ok, printed) = match run::kvm_starts_linux() {
         true => here(programs, environment)?,

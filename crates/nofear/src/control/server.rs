@@ -1,7 +1,8 @@
 //! The VM's side of its control socket.
 //!
-//! A part of the session's loop: nothing here waits. A client is a process of the same user, which has no more rights
-//! than the VM's own process; what it may not do is to make that process wait or grow.
+//! A part of the session's loop: nothing here waits, but for CPUs to tell their registers, a second at most. A client is
+//! a process of the same user, which has no more rights than the VM's own process; what it may not do is to make that
+//! process wait or grow.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
