@@ -108,7 +108,7 @@ pub fn open(args: &GuiArgs, user: &User, look: &Look, runtime_dir: &RuntimeDir) 
         eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("make an event descriptor")?;
     let listener = VsockListener {
         port: DISPLAY_PORT,
-        socket,
+        socket: socket.into(),
         hold: Some(hold.try_clone().context("duplicate an event descriptor")?),
     };
     let client = start_client(&xpra, args, look, &display, &runtime_dir.windows_socket())?;

@@ -3,12 +3,12 @@
 use std::{
     collections::HashMap,
     io,
-    os::{fd::AsRawFd, unix::net::UnixListener},
+    os::fd::{AsRawFd, OwnedFd},
     path::PathBuf,
 };
 
 use rustix::{
-    io::Errno,
+    io::{Errno, ioctl_fionbio},
     net::{SocketAddrUnix, SocketFlags, accept_with},
 };
 use virtio::{Activation, Device, DeviceKind, EventFd, EventOps, EventSet, Events, QueueError};
@@ -45,13 +45,15 @@ pub struct Config {
 
 /// A port of the guest, and the socket of the host whose clients it gets.
 ///
-/// Clients wait in the backlog until the guest's driver is ready, and are closed when the guest refuses them.
+/// Clients wait in the backlog until the guest's driver is ready, and are closed when the guest refuses them. They also
+/// wait while there are so many connections that no more than a quarter of all places is left: whoever can connect
+/// here must not keep the guest's own connections out.
 #[derive(Debug)]
 pub struct Listen {
     /// The guest's port.
     pub port: u32,
-    /// Who connects here talks to it.
-    pub socket: UnixListener,
+    /// Who connects here talks to it: a stream socket that listens, of Unix or TCP.
+    pub socket: OwnedFd,
     /// Until this is readable, clients wait in the backlog in any case: for a program of the guest's that is known
     /// to listen only later.
     pub hold: Option<EventFd>,
@@ -59,8 +61,8 @@ pub struct Listen {
 
 impl Listen {
     /// Clients go to the guest as soon as its driver is ready.
-    pub fn new(port: u32, socket: UnixListener) -> Self {
-        Self { port, socket, hold: None }
+    pub fn new(port: u32, socket: impl Into<OwnedFd>) -> Self {
+        Self { port, socket: socket.into(), hold: None }
     }
 }
 
@@ -110,11 +112,13 @@ pub struct Vsock {
 #[derive(Debug)]
 struct Listener {
     port: u32,
-    socket: UnixListener,
+    socket: OwnedFd,
     /// While there is one, nobody is accepted.
     hold: Option<EventFd>,
     /// Someone may wait in the backlog: no event says so again.
     ready: bool,
+    /// Someone does, until a connection ends.
+    waits_for_place: bool,
 }
 
 impl Vsock {
@@ -132,8 +136,8 @@ impl Vsock {
         }
         let mut listeners = Vec::with_capacity(config.listen.len());
         for Listen { port, socket, hold } in config.listen {
-            socket.set_nonblocking(true).map_err(|source| ConfigError::Listener { port, source })?;
-            listeners.push(Listener { port, socket, hold, ready: false });
+            ioctl_fionbio(&socket, true).map_err(|e| ConfigError::Listener { port, source: e.into() })?;
+            listeners.push(Listener { port, socket, hold, ready: false, waits_for_place: false });
         }
         let mut targets = HashMap::with_capacity(config.connect.len());
         for (port, path) in config.connect {
@@ -154,6 +158,7 @@ impl Vsock {
             more |= listener.accept(session, events);
         }
         more |= session.give_packets(events)?;
+        more |= session.takes_clients() && self.listeners.iter().any(|listener| listener.waits_for_place);
         session.announce()?;
         if more {
             // Fails only when the counter is full, and then it wakes us anyway.
@@ -167,6 +172,10 @@ impl Listener {
     /// Takes who waits; true when there may be more.
     fn accept(&mut self, session: &mut Session, events: &mut EventOps) -> bool {
         for _ in 0..ACCEPTED_AT_ONCE {
+            self.waits_for_place = !session.takes_clients();
+            if self.waits_for_place {
+                return false;
+            }
             match accept_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok(socket) => session.accepted(self.port, socket, events),
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
@@ -206,7 +215,7 @@ impl Device for Vsock {
         events.add(Events::with_data(&self.again, AGAIN, EventSet::IN)).map_err(io::Error::other)?;
         let set = EventSet::IN | EventSet::EDGE_TRIGGERED;
         for (listener, data) in self.listeners.iter_mut().zip(FIRST_LISTENER..) {
-            listener.ready = false;
+            (listener.ready, listener.waits_for_place) = (false, false);
             events.add(Events::with_data(&listener.socket, data, set)).map_err(io::Error::other)?;
             if let Some(hold) = &listener.hold {
                 let data = data - FIRST_LISTENER + FIRST_HOLD;

@@ -1,7 +1,7 @@
 //! The virtio socket device (virtio 1.2, 5.10) in user space: ports of the guest on one side, Unix stream
 //! sockets of the host on the other. No vhost, no `AF_VSOCK` on the host, no privilege.
 //!
-//! Programs of the host reach a guest's port through a Unix socket that the device listens on; programs
+//! Programs of the host reach a guest's port through a Unix or TCP socket that the device listens on; programs
 //! of the guest reach those Unix sockets that an allow-list names, as ports of CID 2. Nothing else is
 //! reachable either way.
 //!

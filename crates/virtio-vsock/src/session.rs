@@ -14,7 +14,7 @@ use virtio::{Activation, Chain, EventOps, Queue, QueueError};
 use crate::{
     connection::{Connection, Filled, Ports, Verdict},
     packet::{HEADER_SIZE, HOST_CID, Header, MAX_PAYLOAD, Op, STREAM},
-    table::{Place, Table},
+    table::{MAX_CONNECTIONS, Place, Table},
 };
 
 /// How many packets are taken from a queue, or put into one, before the event loop gets its turn: a guest
@@ -24,6 +24,9 @@ const BATCH: usize = 256;
 /// How many resets wait for the guest's buffers that belong to no connection. A guest that wants more
 /// without giving buffers doesn't get them.
 const MAX_RESETS: usize = 256;
+
+/// Places that clients of listeners leave free.
+const RESERVED: usize = MAX_CONNECTIONS / 4;
 
 /// Ports of the host's side of connections from the host: fresh for each, over and over.
 const FIRST_PORT: u32 = 1 << 30;
@@ -78,6 +81,11 @@ impl Session {
             connection.wake(readable, writable, hung_up);
             self.table.settle(place, events);
         }
+    }
+
+    /// Whether a program of the host that connects may have a place.
+    pub(crate) fn takes_clients(&self) -> bool {
+        self.table.count() < MAX_CONNECTIONS - RESERVED
     }
 
     /// A program of the host connected to what stands for the guest's `port`. With no place left it is

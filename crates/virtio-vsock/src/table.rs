@@ -63,6 +63,11 @@ impl Table {
         self.entries.get_mut(usize::from(place.0))?.as_mut()
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.entries.iter().flatten().count()
+    }
+
     /// The lowest free place, so that few connections all have much credit.
     pub(crate) fn vacancy(&self) -> Option<Vacancy> {
         let free = self.entries.iter().position(Option::is_none).unwrap_or(self.entries.len());

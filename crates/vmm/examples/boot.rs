@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     // Who connects to this socket on the host is connected to port 1000 of the guest.
     let socket = UnixListener::bind(directory.join("port-1000"))?;
-    let listen = vec![VsockListener { port: 1000, socket, hold: None }];
+    let listen = vec![VsockListener { port: 1000, socket: socket.into(), hold: None }];
     config.vsock = Some(Vsock { cid: 3, listen, connect: Vec::new() });
 
     let vm = config.prepare()?.confine(&Policy::default())?;

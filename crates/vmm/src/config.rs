@@ -1,11 +1,6 @@
 //! What a VM is to be: paths and numbers, pure data.
 
-use std::{
-    fs::File,
-    os::fd::OwnedFd,
-    os::unix::net::{UnixListener, UnixStream},
-    path::PathBuf,
-};
+use std::{fs::File, os::fd::OwnedFd, os::unix::net::UnixStream, path::PathBuf};
 
 use loader::InitramfsSource;
 use ninep::Export;
@@ -93,12 +88,12 @@ pub enum DiskImage {
     File(File),
 }
 
-/// Sockets between guest and host: host-side Unix sockets only.
+/// Sockets between guest and host. The guest connects to Unix sockets only.
 #[derive(Debug, Default)]
 pub struct Vsock {
     /// The guest's CID, 3 to 2^32 - 2. It is private to this VM.
     pub cid: u32,
-    /// Unix sockets on the host of which each connection becomes one to a guest port.
+    /// Sockets on the host of which each connection becomes one to a guest port.
     pub listen: Vec<VsockListener>,
     /// Unix sockets on the host that the guest may connect to, by host port.
     pub connect: Vec<VsockPort>,
@@ -109,8 +104,8 @@ pub struct Vsock {
 pub struct VsockListener {
     /// The guest's port.
     pub port: u32,
-    /// Who connects here talks to it.
-    pub socket: UnixListener,
+    /// Who connects here talks to it: a Unix or TCP socket that listens.
+    pub socket: OwnedFd,
     /// An event descriptor: until it is readable, clients wait in the socket's backlog. Without one they go to the
     /// guest as soon as its driver is ready, and are closed when nobody listens there.
     pub hold: Option<OwnedFd>,
