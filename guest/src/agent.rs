@@ -8,12 +8,13 @@
 mod command;
 mod control;
 mod display;
+mod published;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
-use agent_proto::{CommandId, End, FromAgent, Run, Step, ToAgent, User};
+use agent_proto::{CommandId, End, FromAgent, Published, Run, Step, ToAgent, User};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions};
@@ -28,6 +29,7 @@ use crate::spawn::NotStarted;
 use command::Command;
 use control::Control;
 use display::Display;
+use published::{Flow, Port};
 
 /// The most commands that run at once.
 pub const MAX_COMMANDS: usize = 256;
@@ -42,8 +44,8 @@ const BOTH_WAYS: EventFlags =
 /// How the agent opens connections to the host: as many as it is told, at once.
 pub type Dial<'a> = dyn Fn(usize) -> io::Result<Vec<OwnedFd>> + 'a;
 
-/// How the agent makes the socket that the host's connections to the display server come to; it does not block.
-pub type Listen<'a> = dyn Fn() -> io::Result<OwnedFd> + 'a;
+/// How the agent makes the socket that the host's connections to a vsock port come to; it does not block.
+pub type Listen<'a> = dyn Fn(u32) -> io::Result<OwnedFd> + 'a;
 
 /// The ways between agent and host, beside the control connection.
 #[derive(Clone, Copy)]
@@ -74,13 +76,20 @@ pub enum Stop {
 
 /// Serves the host on its control connection until it ends, after [`Hello`](agent_proto::Hello) and
 /// [`Configure`](agent_proto::Configure). Commands run as `user`, or as root; in a process that is not root,
-/// as itself. With [`Orphans::Reaped`] SIGCHLD must be blocked.
+/// as itself. With [`Orphans::Reaped`] SIGCHLD must be blocked. Ports that are `published` are listened for before
+/// the first message is read.
 ///
 /// # Errors
 ///
 /// When the kernel refuses what the agent can't do without, and for a frame from the host that is too
 /// long or no [`ToAgent`].
-pub fn serve(control: OwnedFd, ways: Ways<'_>, user: &User, orphans: Orphans) -> Result<Stop, Failure> {
+pub fn serve(
+    control: OwnedFd,
+    ways: Ways<'_>,
+    user: &User,
+    published: &[Published],
+    orphans: Orphans,
+) -> Result<Stop, Failure> {
     let epoll =
         epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Failure::of("create an epoll instance"))?;
     let control = Control::new(control).map_err(Failure::of("set the control connection up"))?;
@@ -94,7 +103,7 @@ pub fn serve(control: OwnedFd, ways: Ways<'_>, user: &User, orphans: Orphans) ->
         epoll::add(&epoll, children, Watched::Children.token(), EventFlags::IN)
             .map_err(Failure::of("watch for the end of processes"))?;
     }
-    Agent {
+    let mut agent = Agent {
         epoll,
         control,
         ways,
@@ -104,10 +113,13 @@ pub fn serve(control: OwnedFd, ways: Ways<'_>, user: &User, orphans: Orphans) ->
         links: BTreeMap::new(),
         display: None,
         relays: BTreeMap::new(),
+        ports: Vec::new(),
+        flows: BTreeMap::new(),
         next_link: 0,
         unfinished: Vec::new(),
-    }
-    .serve()
+    };
+    agent.publish(published);
+    agent.serve()
 }
 
 /// What an epoll event is about.
@@ -123,6 +135,9 @@ enum Watched {
     DisplayListener,
     RelayHost(u32),
     RelayLocal(u32),
+    PortListener(u32),
+    PortStream(u32),
+    Flow(u32),
 }
 
 impl Watched {
@@ -138,6 +153,9 @@ impl Watched {
             Self::DisplayListener => (7, 0),
             Self::RelayHost(number) => (8, number),
             Self::RelayLocal(number) => (9, number),
+            Self::PortListener(number) => (10, number),
+            Self::PortStream(number) => (11, number),
+            Self::Flow(number) => (12, number),
         };
         EventData::new_u64(kind << 32 | u64::from(number))
     }
@@ -154,7 +172,10 @@ impl Watched {
             6 => Self::DisplayProcess,
             7 => Self::DisplayListener,
             8 => Self::RelayHost(number),
-            _ => Self::RelayLocal(number),
+            9 => Self::RelayLocal(number),
+            10 => Self::PortListener(number),
+            11 => Self::PortStream(number),
+            _ => Self::Flow(number),
         }
     }
 }
@@ -170,6 +191,10 @@ struct Agent<'a> {
     links: BTreeMap<u32, Link>,
     display: Option<Display>,
     relays: BTreeMap<u32, Relay>,
+    /// Those that are published.
+    ports: Vec<Port>,
+    /// Their clients by UDP.
+    flows: BTreeMap<u32, Flow>,
     /// The number of the next link or relay.
     next_link: u32,
     /// Links and relays whose turn ended before their bytes did.
@@ -204,6 +229,9 @@ impl Agent<'_> {
                     Watched::DisplayListener => self.accept_client(),
                     Watched::RelayHost(id) => self.with_relay(id, |relay| relay.host_event(flags)),
                     Watched::RelayLocal(id) => self.with_relay(id, |relay| relay.local_event(flags)),
+                    Watched::PortListener(port) => self.accept_for_port(port),
+                    Watched::PortStream(port) => self.hear_stream(port),
+                    Watched::Flow(id) => self.hear_flow(id),
                 }
             }
             for id in std::mem::take(&mut self.unfinished) {
@@ -285,6 +313,15 @@ impl Agent<'_> {
         epoll::add(&self.epoll, link.socket(), Watched::Socket(id).token(), BOTH_WAYS)?;
         epoll::add(&self.epoll, link.local(), Watched::Local(id).token(), BOTH_WAYS)?;
         self.links.insert(id, link);
+        Ok(())
+    }
+
+    /// Watches a relay's sockets and keeps it.
+    fn add_relay(&mut self, relay: Relay) -> Result<(), Errno> {
+        let id = self.fresh_number();
+        epoll::add(&self.epoll, relay.host(), Watched::RelayHost(id).token(), BOTH_WAYS)?;
+        epoll::add(&self.epoll, relay.local(), Watched::RelayLocal(id).token(), BOTH_WAYS)?;
+        self.relays.insert(id, relay);
         Ok(())
     }
 

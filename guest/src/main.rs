@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use agent_proto::{Configure, DISPLAY_PORT, FromAgent, HOST_PORT, Hello, MAX_TO_AGENT, ToAgent, VERSION};
+use agent_proto::{Configure, FromAgent, HOST_PORT, Hello, MAX_TO_AGENT, ToAgent, VERSION};
 use nofear_guest::agent::{self, Orphans, Stop, Ways};
 use nofear_guest::{Failure, boot, kernel, modules, tool, vsock};
 
@@ -51,8 +51,9 @@ fn live() -> Result<Stop, Failure> {
         agent_proto::write_frame(&mut control, &warning).map_err(Failure::of("warn the host"))?;
     }
     let dial = |count| vsock::dial(HOST_PORT, count);
-    let ways = Ways { dial: &dial, listen: &|| vsock::listen(DISPLAY_PORT) };
-    let stop = agent::serve(OwnedFd::from(control), ways, &configure.user, Orphans::Reaped);
+    let ways = Ways { dial: &dial, listen: &vsock::listen };
+    let stop =
+        agent::serve(OwnedFd::from(control), ways, &configure.user, &configure.published, Orphans::Reaped);
     kernel::end_processes();
     root.settle();
     stop

@@ -7,8 +7,18 @@ use rustix::net::Shutdown;
 
 use crate::flow::{Flow, Next, Stopped};
 
+/// What a relay is for: each has its own bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A client for windows.
+    Display,
+    /// A client of a published port.
+    Published,
+}
+
 /// Two non-blocking sockets, watched edge-triggered as those of a [`Link`](crate::link::Link).
 pub(crate) struct Relay {
+    pub(crate) purpose: Purpose,
     host: OwnedFd,
     local: OwnedFd,
     up: Option<Flow>,
@@ -17,8 +27,8 @@ pub(crate) struct Relay {
 
 impl Relay {
     /// A relay of two non-blocking sockets.
-    pub(crate) fn new(host: OwnedFd, local: OwnedFd) -> Self {
-        Self { host, local, up: Some(Flow::default()), down: Some(Flow::default()) }
+    pub(crate) fn new(purpose: Purpose, host: OwnedFd, local: OwnedFd) -> Self {
+        Self { purpose, host, local, up: Some(Flow::default()), down: Some(Flow::default()) }
     }
 
     /// The connection of the host's.

@@ -42,13 +42,13 @@ impl Host {
         };
         let agent = std::thread::spawn(move || {
             let dial = |count| (0..count).map(|_| Ok(OwnedFd::from(UnixStream::connect(&path)?))).collect();
-            let listen = || {
+            let listen = |_: u32| {
                 let listener = UnixListener::bind(path.with_file_name("display"))?;
                 listener.set_nonblocking(true)?;
                 Ok(OwnedFd::from(listener))
             };
             let ways = Ways { dial: &dial, listen: &listen };
-            agent::serve(theirs.into(), ways, &user, Orphans::NotOurs).unwrap()
+            agent::serve(theirs.into(), ways, &user, &[], Orphans::NotOurs).unwrap()
         });
         let (to_streams, streams) = mpsc::channel();
         std::thread::spawn(move || {

@@ -55,13 +55,13 @@ impl Host {
         };
         let agent = thread::spawn(move || {
             let dial = |_| Err(io::ErrorKind::Unsupported.into());
-            let listen = || {
+            let listen = |_: u32| {
                 let listener = UnixListener::bind(&path)?;
                 listener.set_nonblocking(true)?;
                 Ok(OwnedFd::from(listener))
             };
             let ways = Ways { dial: &dial, listen: &listen };
-            agent::serve(theirs.into(), ways, &user, Orphans::NotOurs).unwrap()
+            agent::serve(theirs.into(), ways, &user, &[], Orphans::NotOurs).unwrap()
         });
         Self { control, agent, folder }
     }

@@ -65,7 +65,9 @@ fn network_rules_open_and_close() {
     let Some((world, ran)) = World::run(
         r#"try='for to in server.test 203.0.113.5 192.168.77.1 lan.test; do
             curl -gs -m 60 -o /dev/null http://$to/ && echo "$to"; done; exit 0'
-        $NOFEAR run -t -v --net passt --offline --allow server.test:80 -- bash -c "$try"; echo --
+        export XDG_DATA_HOME=$(mktemp -d); $NOFEAR profile new fixed --disk-size 64M
+        $NOFEAR profile set fixed net=passt offline=yes allow=server.test:80
+        $NOFEAR run -p fixed -v -- bash -c "$try"; echo --
         $NOFEAR run -t -v --net passt --lan --deny 203.0.113.0/24 -- bash -c "$try"; echo --
         $NOFEAR run -t -v --net passt --allow 192.168.77.1:80 --deny server.test -- bash -c "$try"; echo --
         $NOFEAR run -t -v --net none -- bash -c "ls /sys/class/net; $try""#,
@@ -124,19 +126,24 @@ s.handle_request()' &
 fn network_leaves_nothing_behind_when_anything_is_killed() {
     let Some((_, ran)) = World::run(
         r#"count() { pgrep -c -x "passt|passt.avx2" || true; }
-        start() { $NOFEAR run -t --net passt -- bash -c 'echo up; exec sleep 1000' >"$1" 2>"$1.err" & vm=$!
+        start() { $NOFEAR run -t --net passt -- bash -c 'echo up
+            until [ "$(cat /sys/class/net/eth0/carrier)" = 0 ]; do sleep 0.5; done; echo down; exec sleep 1000' >"$1" 2>"$1.err" & vm=$!
             until grep -q up "$1"; do sleep 0.5; done; }
         folder=$(mktemp -d); before=$(count)
         start "$folder/a"; kill -9 $vm; wait $vm 2>/dev/null
         for i in $(seq 100); do [ "$(count)" = "$before" ] && break; sleep 0.2; done
         echo "passts left: $(($(count) - before))"
         start "$folder/b"; kill -9 $(pgrep -n -x "passt|passt.avx2")
-        for i in $(seq 100); do grep -q "lost its network" "$folder/b.err" && break; sleep 0.2; done
-        grep -o "lost its network" "$folder/b.err"; kill $vm; wait $vm; echo "status $?"
+        for i in $(seq 100); do grep -q down "$folder/b" && break; sleep 0.2; done
+        tail -n 1 "$folder/b"; grep -o "lost its network" "$folder/b.err"; wc -l <"$folder/b.err"; kill $vm; wait $vm; echo "status $?"
         $NOFEAR run -t --net passt -- curl -s -m 100 http://server.test/"#,
     ) else {
         return;
     };
     let text = ran.text();
-    assert_eq!(text, "passts left: 0\nlost its network\nstatus 143\nhello from internet\n", "{}", ran.stderr);
+    assert_eq!(
+        text, "passts left: 0\ndown\nlost its network\n1\nstatus 143\nhello from internet\n",
+        "{}",
+        ran.stderr
+    );
 }

@@ -10,9 +10,12 @@
 //! in them is checked against what the host itself asked for.
 #![forbid(unsafe_code)]
 
-use std::io::{self, Read, Write};
-use std::net::IpAddr;
+mod datagrams;
 
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr};
+
+pub use datagrams::{DATAGRAM_HEADER, Datagrams, MAX_DATAGRAM, datagram_header};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The vsock port of the host that the agent connects to.
@@ -20,6 +23,12 @@ pub const HOST_PORT: u32 = 1024;
 
 /// The vsock port of the guest that leads to its display server, while one runs.
 pub const DISPLAY_PORT: u32 = 1025;
+
+/// The vsock port of the guest that leads to the first of its ports that are published; the next ones follow.
+pub const PUBLISHED_PORT: u32 = 1026;
+
+/// The most ports of a guest that are published.
+pub const MAX_PUBLISHED: usize = 64;
 
 /// The longest frame the host accepts from the agent, in bytes.
 pub const MAX_FROM_AGENT: usize = 64 << 10;
@@ -56,7 +65,7 @@ pub enum Hello {
 }
 
 /// The protocol's version; host and agent are built together and must agree.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// A byte stream of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -117,6 +126,20 @@ pub struct Configure {
     pub profile: Option<ProfileDisk>,
     /// The addresses of the network interface; none: there is no such interface.
     pub network: Option<Network>,
+    /// Ports that are published, at most [`MAX_PUBLISHED`]. The agent listens for them before it starts a command.
+    pub published: Vec<Published>,
+}
+
+/// A port of the guest's that clients on the host's side reach: the agent connects each connection of the host's to
+/// it. The host opens them; the guest can't.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// The vsock port that the host connects to: [`PUBLISHED_PORT`] or one after it.
+    pub port: u32,
+    /// An address of the guest's own, and the port.
+    pub to: SocketAddr,
+    /// The port is a UDP port, and the host's one connection carries [`Datagrams`] both ways.
+    pub udp: bool,
 }
 
 /// The addresses of the guest's network interface, `eth0`. Its MTU is the device's.

@@ -7,7 +7,9 @@ mod dns;
 pub mod host;
 pub mod options;
 pub mod passt;
+pub mod publish;
 pub mod resolver;
+pub mod settings;
 pub mod tap;
 
 use std::net::IpAddr;
@@ -66,7 +68,7 @@ const TAP_ADVICE: &str = "run 'sudo nofear setup' once";
 ///
 /// When the back end that was asked for can't be had.
 pub fn open(args: &NetworkArgs, cpus: u8) -> anyhow::Result<Option<Network>> {
-    match args.net {
+    match args.mode() {
         Mode::None => Ok(None),
         Mode::Passt => match passt::find() {
             Some(program) => by_passt(args, &program).map(Some),
@@ -74,7 +76,6 @@ pub fn open(args: &NetworkArgs, cpus: u8) -> anyhow::Result<Option<Network>> {
         },
         Mode::Tap => {
             ensure!(tap::is_set_up(), "--net tap: nobody has a tap here yet; {TAP_ADVICE}");
-            ensure!(args.publish.is_empty(), "--publish needs --net passt");
             by_tap(args, cpus).context("--net tap").map(Some)
         }
         Mode::Auto => {
@@ -83,7 +84,7 @@ pub fn open(args: &NetworkArgs, cpus: u8) -> anyhow::Result<Option<Network>> {
                 log::info!("the virtual machine has no network: this machine has no route to one");
                 return Ok(None);
             }
-            if tap::is_set_up() && args.publish.is_empty() {
+            if tap::is_set_up() {
                 match by_tap(args, cpus) {
                     Ok(network) => return Ok(Some(network)),
                     Err(e) => log::info!("the virtual machine has no tap: {e:#}"),
@@ -106,7 +107,7 @@ fn by_passt(args: &NetworkArgs, program: &std::path::Path) -> anyhow::Result<Net
     let addresses = Addresses::choose(&host).context("choose addresses for the virtual machine")?;
     // passt passes long packets on in pieces of the path's size; the longer they are, the fewer there are.
     let mtu = args.mtu.unwrap_or(vmm::net::MAX_MTU);
-    let passt = passt::Passt::start(program, &addresses, mtu, &args.publish)?;
+    let passt = passt::Passt::start(program, &addresses, mtu)?;
     let link = Link::Passt(passt.stream()?);
     network(args, &host, &addresses, mtu, (link, Beside::Passt(passt)))
 }
@@ -121,9 +122,9 @@ fn by_tap(args: &NetworkArgs, cpus: u8) -> anyhow::Result<Network> {
         version: tap::protocol::VERSION,
         queues: cpus.into(),
         mtu,
-        lan: args.lan,
+        lan: args.is_lan(),
         // What a name opens the device's filter knows, and only that one.
-        offline: args.offline && !names,
+        offline: args.is_offline() && !names,
         allow: destinations(&args.allow),
         deny: destinations(&args.deny),
     };
@@ -146,7 +147,7 @@ fn network(
     let policy = policy(args, host, addresses);
     let names = args.names();
     let journal = Journal::default();
-    let resolver = resolver::Resolver::new(theirs, names, args.offline, journal.clone());
+    let resolver = resolver::Resolver::new(theirs, names, args.is_offline(), journal.clone());
     let ends = ends(addresses);
     let guest =
         agent_proto::Network { nameservers: ends.iter().take(1).map(|ends| ends.gateway).collect(), ends };
@@ -155,22 +156,18 @@ fn network(
 }
 
 fn policy(args: &NetworkArgs, host: &Host, addresses: &Addresses) -> Policy {
-    let (published_udp, published_tcp): (Vec<_>, Vec<_>) = args.publish.iter().partition(|p| p.udp);
-    let ports = |list: Vec<&options::Publish>| list.into_iter().map(|p| p.guest_port).collect();
     Policy {
         mac: addresses.mac,
         gateway_mac: addresses.gateway_mac,
         v4: addresses.v4,
         v6: addresses.v6,
-        offline: args.offline,
-        lan: args.lan,
+        offline: args.is_offline(),
+        lan: args.is_lan(),
         allow: args.allow.iter().filter_map(options::Target::rule).collect(),
         deny: args.deny.iter().filter_map(options::Target::rule).collect(),
         host: host.addresses(),
         on_link: host.networks(),
         guests: addresses.pools.clone(),
-        published_tcp: ports(published_tcp),
-        published_udp: ports(published_udp),
     }
 }
 

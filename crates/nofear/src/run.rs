@@ -11,6 +11,7 @@ use vmm::{Config, Console, Share};
 use crate::cli::RunArgs;
 use crate::control::protocol::{LifeState, Status};
 use crate::environment::{self, environment};
+use crate::network::publish;
 use crate::profile::store::Profile;
 use crate::runtime_dir::RuntimeDir;
 use crate::session::Ending;
@@ -53,6 +54,10 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
             Some((profile, in_use))
         }
     };
+    if let Some((profile, _)) = &kept {
+        args.network = args.network.over(profile.description.settings.network()?);
+    }
+    let ports = publish::take(&args.network.publish)?;
     let mut configure = Configure {
         hostname: "nofear".into(),
         user,
@@ -61,6 +66,7 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         machine_id: vm::random_id()?,
         profile: None,
         network: None,
+        published: Vec::new(),
     };
     if let Some((profile, _)) = &kept {
         configure.hostname = profile.name.host_name();
@@ -80,6 +86,8 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
     };
     let config = config(&args, &runtime_dir, share_export, kept.as_ref().map(|(profile, _)| profile))?;
     let network = network::open(&args.network, config.vcpus).context("set the network up")?;
+    let ends = network.as_ref().map(|network| network.guest.ends.as_slice()).unwrap_or_default();
+    let published = ports.lead_to(ends, &runtime_dir)?;
     let status = Status {
         vm: runtime_dir.id().into(),
         profile: profile_name,
@@ -96,6 +104,7 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
     let result = vm::conduct(Conduct {
         config,
         network,
+        published: Some(published),
         runtime_dir: &runtime_dir,
         streams,
         terminal,

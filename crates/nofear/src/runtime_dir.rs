@@ -6,7 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -27,6 +27,9 @@ pub const CONTROL_SOCKET: &str = "control.sock";
 
 /// The socket that the client for windows reaches.
 pub const WINDOWS_SOCKET: &str = "xpra.sock";
+
+/// Has a name only while it is made.
+const PASSING_SOCKET: &str = "passing.sock";
 
 /// The folder of all VMs in the user's runtime directory.
 const ALL: &str = "nofear";
@@ -106,6 +109,16 @@ impl RuntimeDir {
     /// Makes the socket for other processes.
     pub fn listen_for_control(&self) -> anyhow::Result<UnixListener> {
         listen(self.path.join(CONTROL_SOCKET))
+    }
+
+    /// A stream, and a socket that it comes out of for whoever accepts there. Nobody else can connect to it any more.
+    pub fn connection(&self) -> anyhow::Result<(UnixStream, UnixListener)> {
+        let path = self.path.join(PASSING_SOCKET);
+        let listener = listen(path.clone())?;
+        let stream = UnixStream::connect(&path);
+        unlinkat(&self.folder, PASSING_SOCKET, AtFlags::empty())
+            .with_context(|| format!("remove {}", path.display()))?;
+        Ok((stream.with_context(|| format!("connect to {}", path.display()))?, listener))
     }
 }
 

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
@@ -122,6 +122,8 @@ pub struct Session<'a> {
     pub control: Option<Server>,
     /// The windows of the command, if it is to have any.
     pub windows: Option<Windows>,
+    /// What clients of published ports wait for: it is made readable when the agent listens for them.
+    pub published: Option<OwnedFd>,
     /// Something of the guest lasts: after the command it writes everything back and powers off by itself.
     pub lasting: bool,
 }
@@ -536,6 +538,9 @@ impl Conversation<'_> {
         match (message, self.state) {
             (FromAgent::Started { command }, State::Starting) if command == self.command => {
                 self.state = State::Running;
+                if let Some(hold) = self.session.published.take() {
+                    rustix::io::write(&hold, &1_u64.to_ne_bytes()).context("open the published ports")?;
+                }
             }
             (FromAgent::NotStarted { command, step, errno }, State::Starting) if command == self.command => {
                 return Ok(Some(Ending::NotStarted { step, errno }));

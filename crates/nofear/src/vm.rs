@@ -14,7 +14,7 @@ use crate::control::protocol::Status;
 use crate::control::server::Server;
 use crate::gui::{self, Gui};
 use crate::images::{self, Image};
-use crate::network::Network;
+use crate::network::{Network, publish};
 use crate::runtime_dir::RuntimeDir;
 use crate::session::{Ending, GuestFailed, Session};
 use crate::signals::Signals;
@@ -79,6 +79,8 @@ pub struct Conduct<'a> {
     pub config: Config,
     /// Its network.
     pub network: Option<Network>,
+    /// Ports of this machine that lead to its.
+    pub published: Option<publish::Open>,
     /// Its folder.
     pub runtime_dir: &'a RuntimeDir,
     /// Where the command's streams go.
@@ -104,6 +106,7 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
     let Conduct {
         mut config,
         network,
+        published,
         runtime_dir,
         streams,
         terminal,
@@ -135,6 +138,13 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
         }
         beside = Some((back_end, resolver));
     }
+    let mut relay = None;
+    let published = published.map(|publish::Open { listeners, guest, hold, relay: datagrams }| {
+        config.vsock.get_or_insert_default().listen.extend(listeners);
+        configure.published = guest;
+        relay = Some(datagrams);
+        hold
+    });
     let windows = gui.map(|Gui { listener, windows }| {
         config.vsock.get_or_insert_default().listen.push(listener);
         if let Some(server) = &mut control {
@@ -149,6 +159,9 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
     if let Some((back_end, resolver)) = beside {
         back_end.watch()?;
         resolver.start()?;
+    }
+    if let Some(relay) = relay {
+        relay.start()?;
     }
     let vm = resources.confine(&policy).context("make the VM")?;
     log::info!("confined by seccomp, no capabilities, Landlock of version {}", vmm::landlock_abi());
@@ -185,6 +198,7 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
         software,
         control,
         windows,
+        published,
         lasting,
     };
     let (result, client) = session.conduct();

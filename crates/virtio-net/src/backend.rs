@@ -36,6 +36,9 @@ pub struct Incoming<'a> {
 
 /// One queue pair's way to the network. All methods run on the device's thread, and none of them waits.
 pub trait Backend: Send {
+    /// Whoever started it says when it has ended, and why, so that the device need not.
+    const END_IS_TOLD: bool;
+
     /// What it can do for frames that it gets, and asks of those that it gives.
     fn offloads(&self) -> Offloads;
 

@@ -10,7 +10,10 @@ use std::{
     time::Instant,
 };
 
-use virtio::{Activation, Chain, Device, DeviceKind, EventFd, EventOps, EventSet, Events, Queue, QueueError};
+use virtio::{
+    Activation, Chain, ConfigSpace, Device, DeviceKind, EventFd, EventOps, EventSet, Events, Queue,
+    QueueError,
+};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
 
 use crate::{
@@ -48,7 +51,10 @@ const F_MQ: u64 = 1 << 22;
 /// A back end has frames.
 const FRAMES: EventSet = EventSet::IN.union(EventSet::EDGE_TRIGGERED);
 
+/// The link's state, and where the configuration says it (virtio 1.2, 5.1.4).
+const STATUS_AT: usize = 6;
 const STATUS_LINK_UP: u16 = 1;
+const STATUS_LINK_DOWN: u16 = 0;
 
 /// Entries of the control queue.
 const CONTROL_SIZE: u16 = 16;
@@ -96,6 +102,8 @@ struct Session {
     mergeable: bool,
     /// For each back end: there may be frames from outside, and no event says so again.
     readable: Vec<bool>,
+    /// Where the driver learns that the link is down.
+    config: ConfigSpace,
 }
 
 /// A queue each way.
@@ -227,7 +235,8 @@ impl<B: Backend> Net<B> {
         let Self { session: Some(session), filter, backends, answers, ended, again, .. } = self else {
             return Ok(());
         };
-        let Session { pairs, active, mergeable, readable, .. } = session;
+        let Session { pairs, active, mergeable, readable, config, .. } = session;
+        let had_ended = *ended;
         if let Some(Pair { receive, hand, .. }) = pairs.first_mut().filter(|_| !answers.is_empty()) {
             while let Some(frame) = answers.front() {
                 let done = deliver(receive, hand, [0; HEADER], frame, *mergeable, QUEUE_SIZE.into())?;
@@ -250,6 +259,9 @@ impl<B: Backend> Net<B> {
                 let _ = again.write(1);
             }
             receive.announce()?;
+        }
+        if *ended && !had_ended {
+            config.set(STATUS_AT, &STATUS_LINK_DOWN.to_le_bytes());
         }
         Ok(())
     }
@@ -370,6 +382,7 @@ impl<B: Backend> Device for Net<B> {
             agreed,
             mergeable: has(F_MRG_RXBUF),
             readable: vec![true; self.backends.len()],
+            config: live.config,
         });
         let mut watch =
             |fd: i32, data, set| events.add(Events::with_data_raw(fd, data, set)).map_err(io::Error::other);

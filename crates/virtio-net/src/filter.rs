@@ -29,9 +29,6 @@ use class::Class;
 use frame::{Arp, Content, Link};
 use opened::Opened;
 
-/// How long the answer to a datagram that came in through a published port may take.
-const DATAGRAM_REPLY: Duration = Duration::from_secs(180);
-
 const DNS: u16 = 53;
 
 /// An Ethernet address.
@@ -99,10 +96,6 @@ pub struct Policy {
     pub on_link: Vec<Cidr>,
     /// Where the guests of this host live: no rule opens them.
     pub guests: Vec<Cidr>,
-    /// TCP ports of the guest that are reached from outside.
-    pub published_tcp: Vec<u16>,
-    /// UDP ports of the guest that are reached from outside.
-    pub published_udp: Vec<u16>,
 }
 
 /// What is to be done with a frame of the guest's.
@@ -122,7 +115,7 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Filter {
     policy: Policy,
-    /// What names have opened, and replies to datagrams.
+    /// What names have opened.
     opened: Opened,
     journal: Journal,
 }
@@ -167,28 +160,21 @@ impl Filter {
     }
 
     /// Judges a frame of `length` bytes that comes for the guest.
-    pub fn admit(&mut self, head: &[u8], length: usize, now: Instant) -> bool {
+    pub fn admit(&self, head: &[u8], length: usize) -> bool {
         let Some(destination) = frame::destination(head) else { return false };
         if head.first_chunk() != Some(&self.policy.mac.0) || !self.is_guest(destination) {
             return false;
         }
         match frame::parse(head, length) {
             Ok((_, Content::Packet(packet))) => match packet.transport {
-                Transport::Tcp { destination, opens: true, .. } => {
-                    self.policy.published_tcp.contains(&destination)
-                }
-                Transport::Udp { source, destination } => {
-                    if self.policy.published_udp.contains(&destination) {
-                        self.opened.open(packet.source, Some(source), now, DATAGRAM_REPLY);
-                    }
-                    true
-                }
+                // Nobody connects from outside.
+                Transport::Tcp { opens, .. } => !opens,
+                Transport::Udp { .. } => true,
                 // Redirects are orders to a router that we are not.
                 Transport::Icmp { kind } => match packet.source {
                     IpAddr::V4(_) => kind != 5,
                     IpAddr::V6(_) => !(133..=137).contains(&kind),
                 },
-                Transport::Tcp { .. } => true,
             },
             Ok(_) | Err(Refusal::Malformed | Refusal::EtherType) => false,
             // Fragments, options and other protocols: the guest's kernel knows what it asked for.
@@ -290,9 +276,6 @@ impl Filter {
             Class::Reserved => return Err(Refusal::Reserved),
             Class::Internet | Class::Private | Class::LinkLocal | Class::Carrier => {}
         }
-        if self.replies_to_published(packet) || self.opened.is_reply(packet, &self.policy, now) {
-            return Ok(Route::Out);
-        }
         if self.is_gateway(to) {
             let asks = matches!(packet.transport, Transport::Udp { destination: DNS, .. });
             return if asks { Ok(Route::Resolver) } else { Err(Refusal::Gateway) };
@@ -321,13 +304,6 @@ impl Filter {
             _ if self.policy.on_link.iter().any(|net| net.contains(to)) => Err(Refusal::Lan),
             _ => Ok(Route::Out),
         }
-    }
-
-    /// Part of a connection that came in: whoever sends it without one is told so by the other side of the
-    /// back end, which knows its connections.
-    fn replies_to_published(&self, packet: &Packet) -> bool {
-        matches!(packet.transport, Transport::Tcp { source, opens: false, .. }
-            if self.policy.published_tcp.contains(&source))
     }
 
     fn is_guest(&self, address: IpAddr) -> bool {

@@ -6,15 +6,17 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use agent_proto::{CommandId, Display as Wanted, DisplayNews, End, FromAgent, Run, Stdio, Step, User};
+use agent_proto::{
+    CommandId, DISPLAY_PORT, Display as Wanted, DisplayNews, End, FromAgent, Run, Stdio, Step, User,
+};
 use rustix::event::epoll::{self, EventFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::Signal;
 
-use super::{Agent, BOTH_WAYS, Listen, Watched, command, reap};
-use crate::relay::Relay;
+use super::{Agent, Listen, Watched, command, reap};
+use crate::relay::{Purpose, Relay};
 use crate::spawn::{self, NotStarted, Process};
 
 /// The most characters of a line that are passed on.
@@ -24,7 +26,7 @@ const MAX_LINE: usize = 300;
 const MAX_LINES: u32 = 1000;
 
 /// The most connections of the host's at once.
-const MAX_RELAYS: usize = 64;
+const MAX_CLIENTS: usize = 64;
 
 /// A display server.
 pub(super) struct Display {
@@ -92,17 +94,11 @@ impl Agent<'_> {
     /// Makes a connection of the host's one to the display server.
     pub(super) fn accept_client(&mut self) {
         let Some(relay) = self.display.as_ref().and_then(Display::accept) else { return };
-        if self.relays.len() >= MAX_RELAYS {
+        if self.relays.values().filter(|relay| relay.purpose == Purpose::Display).count() >= MAX_CLIENTS {
             return;
         }
-        let id = self.fresh_number();
-        let watched = epoll::add(&self.epoll, relay.host(), Watched::RelayHost(id).token(), BOTH_WAYS)
-            .and_then(|()| {
-                epoll::add(&self.epoll, relay.local(), Watched::RelayLocal(id).token(), BOTH_WAYS)
-            });
-        match watched {
-            Ok(()) => drop(self.relays.insert(id, relay)),
-            Err(e) => self.warn(&format!("watch a connection to the display server: {e}")),
+        if let Err(e) = self.add_relay(relay) {
+            self.warn(&format!("watch a connection to the display server: {e}"));
         }
     }
 }
@@ -122,7 +118,7 @@ fn start(wanted: &Wanted, user: &User, listen: &Listen<'_>) -> Result<Display, N
         user,
     )?;
     let socket = SocketAddrUnix::new(wanted.socket.as_str()).map_err(&set_up)?;
-    let listener = listen().map_err(errno)?;
+    let listener = listen(DISPLAY_PORT).map_err(errno)?;
     let flags = rustix::pipe::PipeFlags::CLOEXEC;
     let (words, output) = rustix::pipe::pipe_with(flags).map_err(&set_up)?;
     rustix::io::ioctl_fionbio(&words, true).map_err(&set_up)?;
@@ -176,7 +172,7 @@ impl Display {
     fn accept(&self) -> Option<Relay> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let host = rustix::net::accept_with(&self.listener, flags).ok()?;
-        self.connect().ok().map(|local| Relay::new(host, local))
+        self.connect().ok().map(|local| Relay::new(Purpose::Display, host, local))
     }
 
     /// Its end, and the rest of its words.

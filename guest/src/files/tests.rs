@@ -17,6 +17,7 @@ fn configure(user: User) -> Configure {
         machine_id: [0xab; 16],
         profile: None,
         network: None,
+        published: Vec::new(),
     }
 }
 

@@ -208,8 +208,6 @@ impl Session {
             lan: input.lan,
             offline: input.offline,
             allow: if input.open { everything.into() } else { Vec::new() },
-            published_tcp: vec![80],
-            published_udp: vec![40_000],
             ..Policy::default()
         };
         let config = Config { policy, mtu: 9000, resolver: Some(channel), journal: Journal::default() };

@@ -58,7 +58,8 @@ impl Program {
 }
 
 /// Programs that take minutes, the longest first, so that none is begun when all the others have ended.
-const LONG: &[&str] = &["network", "tap", "gui", "setup", "endurance", "profiles", "control", "hostile"];
+const LONG: &[&str] =
+    &["network", "tap", "publish", "gui", "setup", "endurance", "profiles", "control", "hostile"];
 
 /// Each takes 4 GiB of memory.
 const MOST_HOSTS: usize = 2;

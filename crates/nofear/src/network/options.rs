@@ -1,6 +1,6 @@
 //! The network's options.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
@@ -13,20 +13,28 @@ use super::resolver::{Name, Names};
 mod tests;
 
 /// Options of the network.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Network")]
 pub struct NetworkArgs {
-    /// What connects the program to the network
-    #[arg(long, value_name = "WAY", value_enum, default_value_t = Mode::Auto)]
-    pub net: Mode,
+    /// What connects the program to the network [default: auto]
+    ///
+    /// This and what follows can be fixed for a profile: see 'nofear profile set --help'.
+    #[arg(long, value_name = "WAY", value_enum)]
+    pub net: Option<Mode>,
 
-    /// Let the program reach local networks too, but not this machine
-    #[arg(long)]
-    pub lan: bool,
+    /// Let the program reach local networks too, but not this machine; or not, where the profile does
+    #[arg(
+        long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes",
+        value_parser = parse_switch
+    )]
+    pub lan: Option<bool>,
 
-    /// Let the program reach nothing but what --allow names
-    #[arg(long)]
-    pub offline: bool,
+    /// Let the program reach nothing but what --allow names; or more, where the profile does not
+    #[arg(
+        long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes",
+        value_parser = parse_switch
+    )]
+    pub offline: Option<bool>,
 
     /// Let the program reach a host or a range of addresses, at one port or all
     ///
@@ -40,8 +48,10 @@ pub struct NetworkArgs {
     #[arg(long, value_name = "DEST[:PORT]")]
     pub deny: Vec<Target>,
 
-    /// Let others reach a port of the program, at one of this machine, on its loopback address unless ADDR is
+    /// Let others reach a port of the program, at one of this machine, on its loopback addresses unless ADDR is
     /// given
+    ///
+    /// An IPv6 address stands in brackets. To the program the clients come from its own machine.
     #[arg(long, value_name = "[ADDR:]PORT:GUESTPORT[/udp]")]
     pub publish: Vec<Publish>,
 
@@ -51,6 +61,36 @@ pub struct NetworkArgs {
 }
 
 impl NetworkArgs {
+    /// These options, and those that a profile fixes: single values of these go before, lists are added.
+    #[must_use]
+    pub fn over(self, fixed: Self) -> Self {
+        let both = |of_profile: Vec<Target>, given: Vec<Target>| [of_profile, given].concat();
+        Self {
+            net: self.net.or(fixed.net),
+            lan: self.lan.or(fixed.lan),
+            offline: self.offline.or(fixed.offline),
+            allow: both(fixed.allow, self.allow),
+            deny: both(fixed.deny, self.deny),
+            publish: [fixed.publish, self.publish].concat(),
+            mtu: self.mtu.or(fixed.mtu),
+        }
+    }
+
+    /// What connects the program.
+    pub fn mode(&self) -> Mode {
+        self.net.unwrap_or(Mode::Auto)
+    }
+
+    /// Whether local networks are open.
+    pub fn is_lan(&self) -> bool {
+        self.lan.unwrap_or(false)
+    }
+
+    /// Whether nothing is open but what is allowed.
+    pub fn is_offline(&self) -> bool {
+        self.offline.unwrap_or(false)
+    }
+
     /// What is said of names.
     pub fn names(&self) -> Names {
         let names = |list: &[Target]| {
@@ -123,8 +163,8 @@ impl FromStr for Target {
 /// A port of this machine that leads to one of the guest's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Publish {
-    /// The address of this machine.
-    pub address: IpAddr,
+    /// The address of this machine; none: its loopback addresses.
+    pub address: Option<IpAddr>,
     /// Its port.
     pub port: u16,
     /// The guest's port.
@@ -148,11 +188,20 @@ impl FromStr for Publish {
         let (address, port) = match rest.rsplit_once(':') {
             Some((address, port)) => {
                 let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
-                (bare.parse().map_err(|_| format!("{bare:?} is no IP address"))?, port)
+                (Some(bare.parse().map_err(|_| format!("{bare:?} is no IP address"))?), port)
             }
-            None => (IpAddr::V4(Ipv4Addr::LOCALHOST), rest),
+            None => (None, rest),
         };
         Ok(Self { address, port: parse_port(port)?, guest_port: parse_port(guest_port)?, udp })
+    }
+}
+
+/// Reads a switch.
+pub fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(format!("{text:?} is neither yes nor no")),
     }
 }
 

@@ -3,8 +3,7 @@
 //! It is started with one end of a socket pair. It confines itself (namespaces, seccomp), ends when the other end
 //! is closed, however this process ends, and is killed with it.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -14,7 +13,6 @@ use std::thread;
 use anyhow::Context;
 
 use super::addresses::{Addresses, PREFIX_V4};
-use super::options::Publish;
 use crate::{sys, text};
 
 #[cfg(test)]
@@ -50,16 +48,10 @@ pub fn find() -> Option<PathBuf> {
 
 impl Passt {
     /// Starts it. It is ready when it is: frames wait in the socket.
-    pub fn start(
-        program: &Path,
-        addresses: &Addresses,
-        mtu: u16,
-        publish: &[Publish],
-    ) -> anyhow::Result<Self> {
-        let (mut stream, theirs) = UnixStream::pair().context("make a socket for passt")?;
-        stream.write_all(&introduction(addresses)).context("write to a new socket")?;
+    pub fn start(program: &Path, addresses: &Addresses, mtu: u16) -> anyhow::Result<Self> {
+        let (stream, theirs) = UnixStream::pair().context("make a socket for passt")?;
         let mut command = Command::new(program);
-        command.args(arguments(addresses, mtu, publish));
+        command.args(arguments(addresses, mtu));
         command.arg("--fd").arg(theirs.as_raw_fd().to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).env_clear();
         rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).context("pass a socket to passt")?;
@@ -95,27 +87,9 @@ impl Passt {
     }
 }
 
-/// The first frame that passt reads, with its length: an ARP request from the guest for the gateway.
-///
-/// passt learns the guest's Ethernet address from its frames and sends to all until then, and what is sent to all
-/// no guest takes for a connection of its own: one that has published a port may not have spoken when the first
-/// client comes.
-fn introduction(addresses: &Addresses) -> Vec<u8> {
-    let [guest, gateway] = addresses
-        .v4
-        .map_or([Ipv4Addr::UNSPECIFIED; 2], |ends| [ends.guest, ends.gateway])
-        .map(|address| address.octets());
-    let ethernet: [&[u8]; 3] = [&[0xff; 6], &addresses.mac.0, &[0x08, 0x06]];
-    // Ethernet and IPv4, a request (RFC 826).
-    let head: [&[u8]; 1] = [&[0, 1, 8, 0, 6, 4, 0, 1]];
-    let who: [&[u8]; 4] = [&addresses.mac.0, &guest, &[0; 6], &gateway];
-    let frame = [&ethernet[..], &head[..], &who[..]].concat().concat();
-    [&(frame.len() as u32).to_be_bytes()[..], &frame].concat()
-}
-
 /// All but the descriptor. What passt would find out of this machine is given, or switched off: the guest's
 /// addresses are its own, it needs no DHCP, and the gateway's address is no other name of this machine.
-fn arguments(addresses: &Addresses, mtu: u16, publish: &[Publish]) -> Vec<String> {
+fn arguments(addresses: &Addresses, mtu: u16) -> Vec<String> {
     let mut arguments: Vec<String> =
         ["--foreground", "--quiet", "--no-map-gw", "--no-dhcp", "--no-dhcpv6", "--no-ndp", "--no-ra"]
             .map(Into::into)
@@ -134,14 +108,9 @@ fn arguments(addresses: &Addresses, mtu: u16, publish: &[Publish]) -> Vec<String
         option("--address", v6.guest.to_string());
         option("--gateway", v6.gateway.to_string());
     }
-    for port in publish {
-        let name = if port.udp { "--udp-ports" } else { "--tcp-ports" };
-        let address = match port.address {
-            IpAddr::V4(address) => address.to_string(),
-            IpAddr::V6(address) => address.to_string(),
-        };
-        option(name, format!("{address}/{}:{}", port.port, port.guest_port));
-    }
+    // What is published does not come in by passt (see `super::publish`).
+    option("--tcp-ports", "none".into());
+    option("--udp-ports", "none".into());
     match (&addresses.v4, &addresses.v6) {
         (Some(_), None) => arguments.push("--ipv4-only".into()),
         (None, Some(_)) => arguments.push("--ipv6-only".into()),

@@ -120,7 +120,15 @@ fn read(profiles: &Profiles, from: impl Read, name: Option<&Name>) -> anyhow::Re
     let own = Name::parse(&manifest.name).map_err(anyhow::Error::msg).context("read its name")?;
     let name = name.unwrap_or(&own);
     profiles.refuse_existing(name)?;
-    let description = Description::parse(&manifest.description).context("read its description")?;
+    let mut description = Description::parse(&manifest.description).context("read its description")?;
+    let closed = description.settings.network.close();
+    if !closed.is_empty() {
+        let keys = closed.join(", ");
+        log::warn!(
+            "what the file fixes as {keys} would open something here and is not taken over: 'nofear profile set {name} \
+             KEY=VALUE' does that"
+        );
+    }
 
     let mut disk = next(DISK)?;
     ensure!(disk.size() == manifest.disk_size, "its disk has another size than it says");

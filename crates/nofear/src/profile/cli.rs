@@ -40,6 +40,10 @@ pub enum Verb {
     /// memory=SIZE and cpus=N, which options of 'nofear run' go before; border=#RRGGBB, the colour of its windows'
     /// borders; without a value, the default again.
     /// disk-size=SIZE makes the disk larger.
+    ///
+    /// Of the network: net=auto|tap|passt|none, lan=yes|no, offline=yes|no and mtu=BYTES, which options go before;
+    /// allow=DEST[:PORT],..., deny=DEST[:PORT],... and publish=[ADDR:]PORT:GUESTPORT[/udp],..., which options are
+    /// added to.
     Set {
         /// The profile
         #[arg(value_parser = Name::parse)]

@@ -15,6 +15,7 @@ use super::name::Name;
 use super::store::{self, Profile, Profiles};
 use super::{archive, maintenance};
 use crate::exit;
+use crate::network::settings::KEYS;
 
 /// Does what the user asks, and returns the exit status.
 pub fn run(verb: Verb) -> u8 {
@@ -128,6 +129,9 @@ fn show(profiles: &Profiles, name: &Name) -> anyhow::Result<String> {
     line("memory", settings.memory.as_deref().unwrap_or("default"));
     line("cpus", &settings.cpus.map_or_else(|| "default".into(), |cpus| cpus.to_string()));
     line("border", settings.border.as_deref().unwrap_or("default"));
+    for (key, value) in settings.network.lines() {
+        line(key, &value);
+    }
     if let Some(Holder { pid, what }) = lock::held_by(&folder) {
         line("in use by", &format!("{what} (process {pid})"));
     }
@@ -150,7 +154,8 @@ fn set(profile: &mut Profile, settings: &[String]) -> anyhow::Result<()> {
             }
             "disk-size" => disk_size = Some(image::parse_size(value).map_err(anyhow::Error::msg)?),
             "border" => settings.border = given,
-            _ => bail!("'{key}' is no setting: memory, cpus, border and disk-size are"),
+            _ if KEYS.contains(&key) => settings.network.set(key, value)?,
+            _ => bail!("'{key}' is no setting: memory, cpus, border, disk-size, {} are", KEYS.join(", ")),
         }
     }
     description.settings.memory()?;

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::gui::look;
 use crate::memory;
+use crate::network::options::NetworkArgs;
+use crate::network::settings::NetworkSettings;
 
 /// The file's name in a profile's folder.
 pub const FILE: &str = "profile.toml";
@@ -48,6 +50,9 @@ pub struct Settings {
     /// The colour of its windows' borders, as `#rrggbb`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub border: Option<String>,
+    /// Its network.
+    #[serde(skip_serializing_if = "NetworkSettings::is_empty", default)]
+    pub network: NetworkSettings,
 }
 
 impl Settings {
@@ -67,6 +72,11 @@ impl Settings {
             );
         }
         Ok(self.cpus)
+    }
+
+    /// Options of its network.
+    pub fn network(&self) -> anyhow::Result<NetworkArgs> {
+        self.network.options().context("the profile's network")
     }
 
     /// The colour of its windows' borders.
@@ -127,6 +137,7 @@ impl Description {
         description.settings.memory()?;
         description.settings.cpus()?;
         description.settings.border()?;
+        description.settings.network()?;
         Ok(description)
     }
 

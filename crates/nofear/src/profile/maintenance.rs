@@ -115,6 +115,7 @@ fn in_vm<T: Send + 'static>(
         machine_id: vm::random_id()?,
         profile: None,
         network: None,
+        published: Vec::new(),
     };
     let null = File::open("/dev/null").context("open /dev/null")?;
     let (output, from_output) = UnixStream::pair().context("make a socket pair")?;
@@ -127,6 +128,7 @@ fn in_vm<T: Send + 'static>(
     let ending = vm::conduct(Conduct {
         config,
         network: None,
+        published: None,
         runtime_dir: &runtime_dir,
         streams,
         terminal: None,

@@ -26,7 +26,7 @@ fn a_folder_is_its_users_alone_and_goes_with_the_vm() {
     let vm = create(&base).unwrap();
     let listener = vm.listen().unwrap();
     assert_eq!(fs::metadata(&vm.path).unwrap().mode() & 0o777, 0o700);
-    std::os::unix::net::UnixStream::connect(vm.agent_socket()).unwrap();
+    UnixStream::connect(vm.agent_socket()).unwrap();
     drop(listener);
     drop(vm);
     assert!(listing(&base).is_empty());

@@ -69,6 +69,7 @@ impl Host {
                 machine_id: [7; 16],
                 profile: None,
                 network: None,
+                published: Vec::new(),
             },
             run: Run {
                 command: ID,
@@ -81,6 +82,7 @@ impl Host {
             software: None,
             control: None,
             windows: None,
+            published: None,
             lasting: false,
         };
         Self { folder, input: Some(input.into()), signals: signals.into(), notifier, stdout, stderr, session }

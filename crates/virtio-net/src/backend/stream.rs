@@ -125,6 +125,8 @@ impl PasstStream {
 }
 
 impl Backend for PasstStream {
+    const END_IS_TOLD: bool = true;
+
     fn offloads(&self) -> Offloads {
         Offloads::NONE
     }

@@ -90,6 +90,8 @@ impl Tap {
 }
 
 impl Backend for Tap {
+    const END_IS_TOLD: bool = false;
+
     fn offloads(&self) -> Offloads {
         Offloads::ALL
     }

@@ -1,6 +1,6 @@
 //! One frame, or one back end's frames, between a queue and a back end.
 
-use std::{io, time::Instant};
+use std::io;
 
 use virtio::{Chain, QueueError};
 
@@ -16,18 +16,17 @@ use crate::{
 /// Gives the guest what one back end has for it. True: there may be more, after others had their turn.
 pub(super) fn take_in<B: Backend>(
     backend: &mut B,
-    filter: &mut Filter,
+    filter: &Filter,
     readable: &mut bool,
     ended: &mut bool,
     mut put: impl FnMut([u8; HEADER], &[u8]) -> Result<Delivery, QueueError>,
 ) -> Result<bool, QueueError> {
-    let now = Instant::now();
     let mut left = TURN;
     while *readable && !*ended {
         match backend.peek() {
             Ok(incoming) => {
                 let (head, length) = (incoming.frame, incoming.frame.len());
-                if filter.admit(&head[..length.min(HEAD)], length, now)
+                if filter.admit(&head[..length.min(HEAD)], length)
                     && put(incoming.header, incoming.frame)? == Delivery::NoRoom
                 {
                     // The driver notifies when there is room.
@@ -38,7 +37,8 @@ pub(super) fn take_in<B: Backend>(
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => *readable = false,
             Err(e) if ends(&e) => {
                 *ended = true;
-                log::warn!("network: the connection to the outside has ended: {e}");
+                let level = if B::END_IS_TOLD { log::Level::Debug } else { log::Level::Warn };
+                log::log!(level, "the virtual machine has lost its network, and its link is down: {e}");
             }
             Err(e) => log::debug!("network: a frame could not be received: {e}"),
         }

@@ -293,3 +293,35 @@ fn a_driver_may_set_up_fewer_queues_than_there_are() {
         assert_eq!(read_frame(&mut ends[0]), frame);
     }
 }
+
+#[test]
+fn the_link_goes_down_with_the_back_end_and_the_driver_is_told() {
+    let (mut driver, passt) = start(None);
+    // The status is the upper half of the second word of the configuration.
+    let up = |driver: &mut Driver| driver.get(0x104) >> 16;
+    let generation = driver.get(0xfc);
+    assert_eq!((up(&mut driver), driver.get(0x60) & 2), (1, 0));
+    drop(passt);
+    for _ in 0..1000 {
+        if up(&mut driver) == 0 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(up(&mut driver), 0);
+    assert_ne!(driver.get(0xfc), generation);
+    // The interrupt comes after the change.
+    for _ in 0..1000 {
+        if driver.get(0x60) & 2 == 2 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(driver.get(0x60) & 2, 2);
+    // What is sent goes nowhere, and its buffers come back; a driver that starts anew finds the link as it is.
+    let raw = [&[0; HEADER][..], &frame(true, [9, 9, 9, 9], 1, b"x")].concat();
+    driver.request(1, &[Buffer::Readable(&raw)]);
+    driver.initialise(&[QUEUE_SIZE; 2]);
+    assert_eq!(up(&mut driver), 0);
+    driver.request(1, &[Buffer::Readable(&raw)]);
+}

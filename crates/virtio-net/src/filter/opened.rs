@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Packet, Policy, Transport};
+use super::{Packet, Transport};
 
 /// The most destinations at once. A guest can ask for names without end, so the one that ends first makes
 /// room.
@@ -62,14 +62,5 @@ impl Opened {
             }
             times.until > now
         })
-    }
-
-    /// Whether a packet answers a datagram that came in through a published port.
-    pub(super) fn is_reply(&self, packet: &Packet, policy: &Policy, now: Instant) -> bool {
-        matches!(packet.transport, Transport::Udp { source, .. } if policy.published_udp.contains(&source))
-            && self
-                .0
-                .get(&(packet.destination, packet.transport.port()))
-                .is_some_and(|times| times.until > now)
     }
 }

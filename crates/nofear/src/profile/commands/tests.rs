@@ -56,6 +56,15 @@ fn settings_are_fixed_and_taken_back() {
     ] {
         assert!(text.contains(part), "{text}");
     }
+    let network =
+        ["net=passt", "offline=yes", "allow=server.test:80,10.0.0.0/8", "publish=8080:80", "mtu=9000"];
+    settings(&profiles, &network).unwrap();
+    let text = show(&profiles, &name("a")).unwrap();
+    for part in ["net         passt", "offline     yes", "allow       server.test:80,10.0.0.0/8"] {
+        assert!(text.contains(part), "{text}");
+    }
+    settings(&profiles, &["net=", "offline=", "allow=", "publish=", "mtu="]).unwrap();
+    assert!(!show(&profiles, &name("a")).unwrap().contains("offline"));
     settings(&profiles, &["cpus="]).unwrap();
     assert!(show(&profiles, &name("a")).unwrap().contains("cpus        default"));
 }
@@ -74,6 +83,11 @@ fn a_wrong_setting_changes_nothing() {
         "disk-size=",
         "disk-size=32M",
         "border=red",
+        "net=bridge",
+        "lan=1",
+        "allow=a..b",
+        "publish=80",
+        "mtu=1",
         "x=1",
         "=",
     ] {

@@ -20,8 +20,8 @@ fn run(argv: &[&[u8]], stdio: Stdio, prepare: impl FnOnce(&mut Host)) -> Outcome
         let dial = |count| -> io::Result<Vec<OwnedFd>> {
             (0..count).map(|_| UnixStream::connect(path).map(OwnedFd::from)).collect()
         };
-        let ways = Ways { dial: &dial, listen: &|| Err(io::ErrorKind::Unsupported.into()) };
-        serve(control.into(), ways, &configure.user, Orphans::NotOurs).unwrap();
+        let ways = Ways { dial: &dial, listen: &|_| Err(io::ErrorKind::Unsupported.into()) };
+        serve(control.into(), ways, &configure.user, &configure.published, Orphans::NotOurs).unwrap();
     })
 }
 
