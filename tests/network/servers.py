@@ -1,10 +1,12 @@
 """Servers of the tests' world: HTTP on port 80, UDP on port 9999, and perhaps names on 127.0.0.53.
 
-Whatever comes is written to a file, a line each. GET /size answers with so many bytes; PUT is answered with the
-SHA-256 of what came.
+Whatever comes is written to a file, a line each. GET /size answers with so many bytes, no 64 KiB of them like others;
+PUT is answered with the MD5 of what came, GET /sum with that of what was sent last. (MD5 is the cheapest that a shell
+has, too, and nobody here wants to deceive.)
 """
 import hashlib
 import http.server
+import random
 import socket
 import socketserver
 import sys
@@ -12,6 +14,8 @@ import threading
 
 path = sys.argv[1]
 log = open(path + ".log", "a", buffering=1)
+NOISE = random.Random(7).randbytes((1 << 16) - 16)
+sums = [b""]
 V4 = {"server.test": "203.0.113.5", "lan.test": "192.168.77.1"}
 V6 = {"six.test": "2001:db8:2::5"}
 
@@ -22,25 +26,35 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         log.write("GET %s %s\n" % (self.client_address[0], self.path))
         size = self.path[1:]
-        piece = b"x" * (1 << 16) if size.isdigit() else b"hello from %s\n" % path.rsplit("/", 1)[1].encode()
-        left = int(size) if size.isdigit() else len(piece)
+        if size.isdigit():
+            return self.stream(int(size))
+        self.answer(sums[-1] if size == "sum" else b"hello from %s\n" % path.rsplit("/", 1)[1].encode())
+
+    def stream(self, left):
         self.send_response(200)
         self.send_header("Content-Length", str(left))
         self.end_headers()
+        digest, count = hashlib.md5(), 0
         while left:
-            left -= self.wfile.write(piece[: min(left, len(piece))])
+            piece = (b"%16d" % count + NOISE)[: min(left, 1 << 16)]
+            digest.update(piece)
+            self.wfile.write(piece)
+            count, left = count + 1, left - len(piece)
+        sums.append(digest.hexdigest().encode())
 
-    def do_PUT(self):
-        left, digest = int(self.headers["Content-Length"]), hashlib.sha256()
-        while left:
-            part = self.rfile.read(min(left, 1 << 16))
-            digest.update(part)
-            left -= len(part)
-        body = digest.hexdigest().encode()
+    def answer(self, body):
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_PUT(self):
+        left, digest = int(self.headers["Content-Length"]), hashlib.md5()
+        while left:
+            part = self.rfile.read(min(left, 1 << 16))
+            digest.update(part)
+            left -= len(part)
+        self.answer(digest.hexdigest().encode())
 
     def log_message(self, *_):
         pass
