@@ -66,6 +66,36 @@ pub trait Device: Send {
     fn reset(&mut self, events: &mut EventOps);
 }
 
+impl<D: Device + ?Sized> Device for Box<D> {
+    fn kind(&self) -> DeviceKind {
+        (**self).kind()
+    }
+    fn features(&self) -> u64 {
+        (**self).features()
+    }
+    fn queue_sizes(&self) -> Vec<u16> {
+        (**self).queue_sizes()
+    }
+    fn needed_queues(&self) -> usize {
+        (**self).needed_queues()
+    }
+    fn config(&self) -> Vec<u8> {
+        (**self).config()
+    }
+    fn activate(&mut self, live: Activation, events: &mut EventOps) -> io::Result<()> {
+        (**self).activate(live, events)
+    }
+    fn queue_ready(&mut self, queue: usize, events: &mut EventOps) -> Result<(), QueueError> {
+        (**self).queue_ready(queue, events)
+    }
+    fn event(&mut self, event: Events, events: &mut EventOps) -> Result<(), QueueError> {
+        (**self).event(event, events)
+    }
+    fn reset(&mut self, events: &mut EventOps) {
+        (**self).reset(events);
+    }
+}
+
 /// What a device takes when its driver is ready.
 #[derive(Debug)]
 pub struct Activation {

@@ -1,6 +1,9 @@
 //! What answers the guest's accesses outside its memory.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use loader::acpi;
 use virtio::{MMIO_SIZE, Transport};
@@ -23,20 +26,29 @@ pub(crate) const RESET_VALUE: u8 = 1;
 const I8042_COMMAND_PORT: u16 = 0x64;
 const I8042_RESET: u8 = 0xfe;
 
+/// Where a PC says why there was an NMI.
+const NMI_REASON_PORT: u16 = 0x61;
+
 /// QEMU's panic device: bit 0 says that the guest's kernel panicked.
 pub(crate) const PANIC_PORT: u16 = 0x505;
 const PANICKED: u8 = 1;
 
 /// Everything that a vCPU's exits lead to.
 pub(crate) struct Bus {
-    serial: Mutex<SerialPort>,
+    serial: Arc<Mutex<SerialPort>>,
+    /// The guest's kernel has said so. Once: a guest that says it again and again makes nobody's queue longer.
+    panicked: AtomicBool,
     /// One window of [`MMIO_SIZE`] each, from [`MMIO_BASE`].
     devices: Vec<Mutex<Transport>>,
 }
 
 impl Bus {
-    pub(crate) fn new(serial: SerialPort, devices: Vec<Transport>) -> Self {
-        Self { serial: Mutex::new(serial), devices: devices.into_iter().map(Mutex::new).collect() }
+    pub(crate) fn new(serial: Arc<Mutex<SerialPort>>, devices: Vec<Transport>) -> Self {
+        Self {
+            serial,
+            panicked: AtomicBool::new(false),
+            devices: devices.into_iter().map(Mutex::new).collect(),
+        }
     }
 
     /// The guest reads from a port; what nothing answers reads as all ones, as on a PC.
@@ -45,6 +57,8 @@ impl Bus {
             (SERIAL_PORT..=0x3ff, 1) => lock(&self.serial).read((port - SERIAL_PORT) as u8),
             // An output buffer that is empty, an input buffer that takes commands.
             (I8042_COMMAND_PORT | SLEEP_CONTROL_PORT | SLEEP_STATUS_PORT, _) => 0,
+            // All ones would be errors of memory and bus.
+            (NMI_REASON_PORT, _) => 0,
             (PANIC_PORT, _) => PANICKED,
             _ => {
                 data.fill(0xff);
@@ -70,7 +84,9 @@ impl Bus {
             SLEEP_CONTROL_PORT if value == acpi::POWER_OFF_VALUE => Some(Exit::PowerOff),
             RESET_PORT if value == RESET_VALUE => Some(Exit::Reset),
             I8042_COMMAND_PORT if value == I8042_RESET => Some(Exit::Reset),
-            PANIC_PORT if value & PANICKED != 0 => Some(Exit::Panic),
+            PANIC_PORT if value & PANICKED != 0 => {
+                (!self.panicked.swap(true, Ordering::Relaxed)).then_some(Exit::Panic)
+            }
             _ => None,
         }
     }
@@ -108,8 +124,9 @@ mod tests {
     use crate::{Console, console::Ring};
 
     fn bus() -> (Bus, Ring) {
-        let ring = Ring::default();
-        (Bus::new(SerialPort::new(ring.clone(), Console::Ring).unwrap(), Vec::new()), ring)
+        let ring = Ring::new().unwrap();
+        let serial = SerialPort::new(ring.clone(), Console::Ring).unwrap();
+        (Bus::new(Arc::new(Mutex::new(serial)), Vec::new()), ring)
     }
 
     #[test]
@@ -119,6 +136,7 @@ mod tests {
         assert_eq!(bus.write_port(RESET_PORT, &[RESET_VALUE]), Some(Exit::Reset));
         assert_eq!(bus.write_port(0x64, &[0xfe]), Some(Exit::Reset));
         assert_eq!(bus.write_port(PANIC_PORT, &[1]), Some(Exit::Panic));
+        assert_eq!(bus.write_port(PANIC_PORT, &[1]), None);
         assert_eq!(bus.write_port(SLEEP_CONTROL_PORT, &[0]), None);
         assert_eq!(bus.write_port(0x80, &[]), None);
     }

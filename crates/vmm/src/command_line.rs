@@ -6,6 +6,8 @@ use crate::Console;
 const ALWAYS: &[&str] = &[
     // A panic ends the VM at once; nobody sits before it to read.
     "panic=-1",
+    // An NMI comes from who wants to know where a guest hangs: it says so, and ends.
+    "unknown_nmi_panic",
     // The TSC is KVM's: it needs no watchdog, and the timers no check against a PIT that is not there.
     "tsc=reliable",
     "no_timer_check",

@@ -1,6 +1,6 @@
 //! What a VM is to be: paths and numbers, pure data.
 
-use std::{fs::File, os::fd::OwnedFd, os::unix::net::UnixStream, path::PathBuf};
+use std::{fmt, fs::File, os::fd::OwnedFd, os::unix::net::UnixStream, path::PathBuf};
 
 use loader::InitramfsSource;
 use ninep::Export;
@@ -8,6 +8,8 @@ use virtio_net::{
     filter::{Journal, Policy},
     resolver::Channel,
 };
+
+use crate::ThreadKind;
 
 /// The least guest memory, in bytes.
 pub const MIN_MEMORY: u64 = 64 << 20;
@@ -43,8 +45,30 @@ pub struct Config {
     pub network: Option<Network>,
     /// A balloon: memory that the guest does not use goes back to the host, by itself and on request.
     pub balloon: bool,
+    /// Devices of your own.
+    pub devices: Vec<CustomDevice>,
     /// Where the guest's kernel messages go.
     pub console: Console,
+}
+
+/// A virtio device that this crate knows nothing of: [`virtio::Device`].
+pub struct CustomDevice {
+    /// The name of its thread, at most 15 bytes; no NUL.
+    pub name: String,
+    /// What it does.
+    pub device: Box<dyn virtio::Device>,
+    /// What its thread is held to, as long as [`Policy::threads`](crate::Policy::threads) says so. It opens no file
+    /// whatever the kind is; [`ThreadKind::Entropy`] is the least that any device needs.
+    pub thread: ThreadKind,
+}
+
+impl fmt::Debug for CustomDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CustomDevice")
+            .field("name", &self.name)
+            .field("thread", &self.thread)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A part of the initramfs.

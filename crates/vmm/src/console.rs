@@ -3,7 +3,11 @@
 use std::{
     collections::VecDeque,
     io::{self, Write},
-    sync::{Arc, Mutex, PoisonError},
+    os::fd::{AsRawFd, BorrowedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,21 +22,71 @@ const RING: usize = 64 << 10;
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// The last messages of the guest's kernel.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Ring(Arc<Mutex<VecDeque<u8>>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Ring(Arc<Inside>);
+
+#[derive(Debug)]
+struct Inside {
+    said: Mutex<Said>,
+    /// Readable when there is more, while somebody watches.
+    news: EventFd,
+    watched: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    last: VecDeque<u8>,
+    /// All that there ever was, in bytes.
+    count: u64,
+}
 
 impl Ring {
+    pub(crate) fn new() -> Result<Self, Error> {
+        let news =
+            EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(Error::system("eventfd for the console"))?;
+        Ok(Self(Arc::new(Inside { said: Mutex::default(), news, watched: AtomicBool::new(false) })))
+    }
+
     pub(crate) fn contents(&self) -> Vec<u8> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+        self.said().last.iter().copied().collect()
+    }
+
+    /// What was said behind so many bytes, as far as it is still there, and the number for the next time.
+    pub(crate) fn since(&self, count: u64) -> (Vec<u8>, u64) {
+        // Before it is read, so that nothing is missed.
+        let _ = self.0.news.read();
+        let said = self.said();
+        let new = usize::try_from(said.count.saturating_sub(count)).unwrap_or(usize::MAX);
+        let old = said.last.len().saturating_sub(new);
+        (said.last.iter().skip(old).copied().collect(), said.count)
+    }
+
+    pub(crate) fn watch(&self, watched: bool) {
+        self.0.watched.store(watched, Ordering::Release);
+    }
+
+    pub(crate) fn news(&self) -> BorrowedFd<'_> {
+        // SAFETY: it is open for as long as the ring is there, and so the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.0.news.as_raw_fd()) }
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.0.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(&self, bytes: &[u8]) {
-        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.said();
         for &byte in bytes {
-            if ring.len() == RING {
-                ring.pop_front();
+            if said.last.len() == RING {
+                said.last.pop_front();
             }
-            ring.push_back(byte);
+            said.last.push_back(byte);
+        }
+        said.count = said.count.wrapping_add(bytes.len() as u64);
+        drop(said);
+        if self.0.watched.load(Ordering::Acquire) {
+            // Fails when it is full of news.
+            let _ = self.0.news.write(1);
         }
     }
 }
@@ -53,6 +107,15 @@ impl SerialPort {
 
     pub(crate) fn interrupt(&self) -> &EventFd {
         &self.line
+    }
+
+    /// Gives the guest as many of these bytes as there is room for, and says how many.
+    pub(crate) fn type_in(&mut self, bytes: &[u8]) -> usize {
+        let room = self.uart.fifo_capacity().min(bytes.len());
+        if room == 0 {
+            return 0;
+        }
+        self.uart.enqueue_raw_bytes(&bytes[..room]).unwrap_or(0)
     }
 
     pub(crate) fn read(&mut self, register: u8) -> u8 {
@@ -110,7 +173,8 @@ mod tests {
 
     #[test]
     fn the_ring_keeps_the_end_of_what_the_guest_wrote() {
-        let ring = Ring::default();
+        let ring = Ring::new().unwrap();
+        ring.watch(true);
         let mut port = SerialPort::new(ring.clone(), Console::Ring).unwrap();
         for i in 0..2 * RING {
             port.write(0, (i % 251) as u8);
@@ -118,11 +182,29 @@ mod tests {
         let kept = ring.contents();
         assert_eq!(kept.len(), RING);
         assert_eq!(kept.last(), Some(&(((2 * RING - 1) % 251) as u8)));
+        let all = 2 * RING as u64;
+        assert_eq!(ring.since(0), (kept.clone(), all));
+        assert_eq!(ring.since(all - 2), (kept[RING - 2..].to_vec(), all));
+        assert_eq!((ring.since(all), ring.since(u64::MAX)), ((Vec::new(), all), (Vec::new(), all)));
     }
+
+    #[test]
+    fn what_is_typed_comes_to_the_guest_and_no_more_than_fits() {
+        let mut port = SerialPort::new(Ring::new().unwrap(), Console::Ring).unwrap();
+        let taken = port.type_in(&[b'k'; 1000]);
+        assert!((1..1000).contains(&taken), "{taken}");
+        assert_eq!(port.type_in(b"x"), 0);
+        assert_eq!((0..taken).map(|_| port.read(0)).collect::<Vec<_>>(), vec![b'k'; taken]);
+        assert_eq!(port.type_in(b"x"), 1);
+        // A guest that turns the port on itself gets none.
+        port.write(4, 0x10);
+        assert_eq!(port.type_in(b"x"), 0);
+    }
+
     #[test]
     fn a_vcpus_filter_lets_the_serial_port_speak() {
         let vcpu = std::thread::spawn(|| {
-            let mut port = SerialPort::new(Ring::default(), Console::Stderr).unwrap();
+            let mut port = SerialPort::new(Ring::new().unwrap(), Console::Stderr).unwrap();
             // A call that is not on the list ends the process.
             crate::confine_thread(crate::ThreadKind::Vcpu).unwrap();
             port.write(0, b'.');

@@ -18,7 +18,8 @@ use virtio_vsock::Vsock;
 use vmm_sys_util::eventfd::EFD_CLOEXEC;
 
 use crate::{
-    Error, Reach, Rights, Share, ThreadKind, bus::MMIO_BASE, confine_thread_to, resources::Interface,
+    CustomDevice, Error, Reach, Rights, Share, ThreadKind, bus::MMIO_BASE, confine_thread_to,
+    resources::Interface,
 };
 
 /// The first interrupt line of the I/O APIC that devices get, one each; the serial port has 4.
@@ -113,6 +114,11 @@ impl<'a> Devices<'a> {
 
     pub(crate) fn add_balloon(&mut self, device: Balloon) -> Result<(), Error> {
         self.add(device, "balloon".into(), ThreadKind::Balloon)
+    }
+
+    pub(crate) fn add_custom(&mut self, custom: CustomDevice) -> Result<(), Error> {
+        let CustomDevice { name, device, thread } = custom;
+        self.add(device, name, thread)
     }
 
     pub(crate) fn add_entropy(&mut self) -> Result<(), Error> {

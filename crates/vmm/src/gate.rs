@@ -103,6 +103,20 @@ struct Place {
     thread: Option<libc::pthread_t>,
     /// Its registers, while it waits at the gate.
     waits: Option<Registers>,
+    /// When it goes on, it is interrupted.
+    nmi: bool,
+}
+
+/// How a vCPU goes on behind the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Passed {
+    /// Not at all: the VM ends.
+    End,
+    /// Into the guest.
+    On {
+        /// With an interrupt that can't be masked.
+        nmi: bool,
+    },
 }
 
 impl State {
@@ -151,6 +165,11 @@ impl Gate {
         &self.0.counters[usize::from(vcpu)]
     }
 
+    /// Whether there is such a vCPU.
+    pub(crate) fn has(&self, vcpu: u8) -> bool {
+        usize::from(vcpu) < self.0.counters.len()
+    }
+
     /// A vCPU's thread, from now on until [`leave`](Self::leave), can be called.
     pub(crate) fn enter(&self, vcpu: u8) {
         // SAFETY: asks for a name.
@@ -168,13 +187,12 @@ impl Gate {
         self.0.closed.load(Ordering::Acquire)
     }
 
-    /// Waits until the gate opens, if it is closed. `false`: the VM ends. `registers` is asked for once the vCPU has to
-    /// wait.
+    /// Waits until the gate opens, if it is closed. `registers` is asked for once the vCPU has to wait.
     pub(crate) fn pass(
         &self,
         vcpu: u8,
         registers: impl FnOnce() -> Result<Registers, Error>,
-    ) -> Result<bool, Error> {
+    ) -> Result<Passed, Error> {
         let mut state = self.state();
         if !state.opens() {
             let registers = registers()?;
@@ -185,7 +203,8 @@ impl Gate {
             }
             state.vcpus[usize::from(vcpu)].waits = None;
         }
-        Ok(!state.ending)
+        let nmi = std::mem::take(&mut state.vcpus[usize::from(vcpu)].nmi);
+        Ok(if state.ending { Passed::End } else { Passed::On { nmi } })
     }
 
     pub(crate) fn pause(&self) {
@@ -212,9 +231,13 @@ impl Gate {
         state.call();
     }
 
-    /// The registers of each vCPU; of one that does not come out of the guest in time, nothing.
-    pub(crate) fn registers(&self) -> Vec<Option<Registers>> {
+    /// The registers of each vCPU; of one that does not come out of the guest in time, nothing. The one that is
+    /// `interrupted` gets an NMI when it goes on.
+    pub(crate) fn registers(&self, interrupted: Option<u8>) -> Vec<Option<Registers>> {
         let mut state = self.state();
+        if let Some(vcpu) = interrupted.and_then(|vcpu| state.vcpus.get_mut(usize::from(vcpu))) {
+            vcpu.nmi = true;
+        }
         state.asked += 1;
         self.close(&state);
         let late = |state: &mut State| {
@@ -246,7 +269,7 @@ mod tests {
     fn vcpu(gate: &Gate, id: u8) {
         gate.enter(id);
         let registers = || Ok(Registers { rip: u64::from(id) + 1, ..Registers::default() });
-        while !gate.is_closed() || gate.pass(id, registers).unwrap() {
+        while !gate.is_closed() || gate.pass(id, registers).unwrap() != Passed::End {
             gate.counters(id).count(Counter::PortWrite);
             thread::yield_now();
         }
@@ -270,7 +293,7 @@ mod tests {
             thread::sleep(Duration::from_millis(20));
             gate.exits().iter().zip(before).all(|(after, before)| *after != before)
         };
-        let registers = || gate.registers().iter().map(|one| one.unwrap().rip).collect::<Vec<_>>();
+        let registers = || gate.registers(None).iter().map(|one| one.unwrap().rip).collect::<Vec<_>>();
         while !moves() {}
         assert_eq!(registers(), [1, 2]);
         while !moves() {}
@@ -285,6 +308,6 @@ mod tests {
             end.recv_timeout(Duration::from_secs(10)).unwrap();
         }
         // Those that have gone are not waited for, nor signalled.
-        assert_eq!(gate.registers(), [None, None]);
+        assert_eq!(gate.registers(Some(9)), [None, None]);
     }
 }

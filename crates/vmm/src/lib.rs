@@ -17,7 +17,9 @@
 //! # }
 //! ```
 //!
-//! No type of KVM or of the guest's memory is in a public signature.
+//! No type of KVM or of the guest's memory is in a public signature of this crate. One is behind one: a device of your
+//! own ([`CustomDevice`]) is a [`virtio::Device`], and that gets the guest's memory as vm-memory has it, beside queues
+//! that read and write chains without it.
 
 mod bus;
 mod capabilities;
@@ -39,8 +41,8 @@ mod vcpu;
 mod vm;
 
 pub use config::{
-    Config, Console, Disk, DiskImage, Initramfs, Link, MAX_DEVICES, MAX_VCPUS, MIN_MEMORY, Network, Share,
-    Vsock, VsockListener, VsockPort,
+    Config, Console, CustomDevice, Disk, DiskImage, Initramfs, Link, MAX_DEVICES, MAX_VCPUS, MIN_MEMORY,
+    Network, Share, Vsock, VsockListener, VsockPort,
 };
 pub use confine::{Policy, ThreadKind, confine_thread, confine_thread_to};
 pub use error::Error;
@@ -48,6 +50,8 @@ pub use exit::Exit;
 pub use gate::{Exits, Registers};
 pub use reach::{Reach, Rights, landlock_abi};
 pub use resources::Resources;
+/// What devices of your own are made of.
+pub use virtio;
 pub use virtio_balloon::Counts as BalloonCounts;
 /// What a network device's policy and its resolver's messages are made of.
 pub use virtio_net as net;

@@ -14,8 +14,8 @@ use virtio_vsock as vsock;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::{
-    Config, Console, Disk, DiskImage, Error, Initramfs, Link, MAX_DEVICES, MAX_VCPUS, Network, Policy, Share,
-    Vm, VsockListener, command_line::command_line, confine, memory,
+    Config, Console, CustomDevice, Disk, DiskImage, Error, Initramfs, Link, MAX_DEVICES, MAX_VCPUS, Network,
+    Policy, Share, Vm, VsockListener, command_line::command_line, confine, memory,
 };
 
 /// What KVM must have. Each is in Linux 4.20 or before.
@@ -43,6 +43,7 @@ pub struct Resources {
     pub(crate) vsock: Option<vsock::Vsock>,
     pub(crate) network: Option<Interface>,
     pub(crate) balloon: Option<Balloon>,
+    pub(crate) devices: Vec<CustomDevice>,
     pub(crate) console: Console,
 }
 
@@ -67,6 +68,7 @@ impl Config {
             vsock: None,
             network: None,
             balloon: false,
+            devices: Vec::new(),
             console: Console::Ring,
         }
     }
@@ -86,9 +88,13 @@ impl Config {
             + usize::from(self.vsock.is_some())
             + usize::from(self.network.is_some())
             + usize::from(self.balloon)
+            + self.devices.len()
             + 1;
         if devices > MAX_DEVICES {
             return Err(Error::Config(format!("{devices} devices: at most {MAX_DEVICES} are possible")));
+        }
+        if let Some(device) = self.devices.iter().find(|device| device.name.contains('\0')) {
+            return Err(Error::Config(format!("the name of the device {:?} holds a NUL", device.name)));
         }
         if self.command_line.contains('\0') {
             return Err(Error::Config("the kernel command line holds a NUL".into()));
@@ -107,6 +113,7 @@ impl Config {
             vsock: self.vsock.map(open_vsock).transpose()?,
             network: self.network.map(open_network).transpose()?,
             balloon: self.balloon.then(open_balloon).transpose()?,
+            devices: self.devices,
             console: self.console,
         })
     }

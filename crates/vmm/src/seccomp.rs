@@ -16,6 +16,8 @@ const KVM_GET_REGS: u64 = 0x8090_ae81;
 const KVM_GET_SREGS: u64 = 0x8138_ae83;
 /// A device's interrupt.
 const KVM_IRQ_LINE: u64 = 0x4008_ae61;
+/// Makes the guest's kernel say where it is.
+const KVM_NMI: u64 = 0xae9a;
 /// Says to the guest that it was stopped.
 const KVM_KVMCLOCK_CTRL: u64 = 0xaead;
 
@@ -217,7 +219,7 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
     match kind {
         ThreadKind::Vcpu => {
             // A device that the guest sets up wrongly interrupts from here.
-            let calls = [KVM_RUN, KVM_GET_REGS, KVM_GET_SREGS, KVM_KVMCLOCK_CTRL, KVM_IRQ_LINE];
+            let calls = [KVM_RUN, KVM_GET_REGS, KVM_GET_SREGS, KVM_NMI, KVM_KVMCLOCK_CTRL, KVM_IRQ_LINE];
             only(SYS_ioctl, 1, &calls);
         }
         ThreadKind::Vsock => {

@@ -15,7 +15,7 @@ use crate::{
     bus::Bus,
     confine_thread,
     cpu::{Cpu, Start},
-    gate::{Counter, Gate, Registers},
+    gate::{Counter, Gate, Passed, Registers},
     vm::Ends,
 };
 
@@ -98,8 +98,11 @@ impl Vcpu {
                 }
                 Ok(VcpuExit::IoOut(port, data)) => {
                     counters.count(Counter::PortWrite);
-                    if let Some(exit) = self.bus.write_port(port, data) {
-                        return Ok(Some(exit));
+                    match self.bus.write_port(port, data) {
+                        // It has more to say.
+                        Some(Exit::Panic) => self.ends.send(Ok(Exit::Panic)),
+                        Some(exit) => return Ok(Some(exit)),
+                        None => {}
                     }
                 }
                 Ok(VcpuExit::Shutdown) => return Ok(Some(Exit::TripleFault)),
@@ -126,10 +129,13 @@ impl Vcpu {
 
     /// Passes the gate; `false`: the VM ends.
     fn pass(&mut self, gate: &Gate) -> Result<bool, Error> {
-        let goes_on = gate.pass(self.id, || registers(&self.fd))?;
+        let passed = gate.pass(self.id, || registers(&self.fd))?;
         // A guest that watches its own clock learns that it was stopped; one without kvm-clock can't (EINVAL).
         let _ = self.fd.kvmclock_ctrl();
-        Ok(goes_on)
+        if passed == (Passed::On { nmi: true }) {
+            self.fd.nmi().map_err(Error::kvm("KVM_NMI"))?;
+        }
+        Ok(passed != Passed::End)
     }
 
     fn internal_error(&mut self) -> Error {

@@ -1,8 +1,12 @@
 //! A VM: how it is put together, run and ended.
 
-use std::sync::{
-    Arc,
-    mpsc::{Receiver, Sender, channel},
+use std::{
+    os::fd::BorrowedFd,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, Sender, channel},
+    },
+    time::Duration,
 };
 
 use kvm_ioctls::VmFd;
@@ -27,6 +31,9 @@ const TSS_ADDRESS: usize = 0xfffb_d000;
 const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 
 const SERIAL_GSI: u32 = 4;
+
+/// How long a kernel that has panicked may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// Where the end of a VM is told.
 #[derive(Clone)]
@@ -60,6 +67,7 @@ pub struct Handle {
     ring: Ring,
     gate: Gate,
     balloon: Option<Size>,
+    serial: Arc<Mutex<SerialPort>>,
 }
 
 impl Handle {
@@ -71,6 +79,28 @@ impl Handle {
     /// The last messages of the guest's kernel, at most 64 KiB, as raw bytes: the guest chose them.
     pub fn console(&self) -> Vec<u8> {
         self.ring.contents()
+    }
+
+    /// What came on the guest's serial port behind its first `from` bytes, as far as it is among the last 64 KiB, and
+    /// the number for the next time.
+    pub fn console_since(&self, from: u64) -> (Vec<u8>, u64) {
+        self.ring.since(from)
+    }
+
+    /// Whether [`console_changed`](Self::console_changed) is to tell. It costs a guest that talks.
+    pub fn watch_console(&self, watched: bool) {
+        self.ring.watch(watched);
+    }
+
+    /// Readable when the guest has written to its serial port, until [`console_since`](Self::console_since) is called.
+    pub fn console_changed(&self) -> BorrowedFd<'_> {
+        self.ring.news()
+    }
+
+    /// Puts bytes into the guest's serial port, as many as it has room for, and returns how many. Only a guest with
+    /// [`Console::Stderr`] is told that there are any.
+    pub fn type_to_console(&self, bytes: &[u8]) -> usize {
+        self.serial.lock().unwrap_or_else(PoisonError::into_inner).type_in(bytes)
     }
 
     /// Stops all vCPUs until [`resume`](Self::resume): the guest does not run, and its devices come to rest.
@@ -91,7 +121,13 @@ impl Handle {
     /// Each vCPU's registers, for which it is stopped for a moment; none: it did not come out of the guest within a
     /// second, or does not run.
     pub fn registers(&self) -> Vec<Option<Registers>> {
-        self.gate.registers()
+        self.gate.registers(None)
+    }
+
+    /// The same, and the vCPU of this number is interrupted by an NMI: Linux then says where it was, and panics. None:
+    /// there is no such vCPU.
+    pub fn interrupt(&self, vcpu: u8) -> Option<Vec<Option<Registers>>> {
+        self.gate.has(vcpu).then(|| self.gate.registers(Some(vcpu)))
     }
 
     /// How often each vCPU came out of the guest to this process.
@@ -126,6 +162,7 @@ impl Vm {
             vsock,
             network,
             balloon,
+            devices: custom,
             console,
         } = resources;
         vcpu::handle_kicks()?;
@@ -137,9 +174,10 @@ impl Vm {
         ram.register(&vm)?;
         vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
 
-        let ring = Ring::default();
+        let ring = Ring::new()?;
         let serial = SerialPort::new(ring.clone(), console)?;
         vm.register_irqfd(serial.interrupt(), SERIAL_GSI).map_err(Error::kvm("KVM_IRQFD"))?;
+        let serial = Arc::new(Mutex::new(serial));
 
         // Beside those that were asked for: entropy.
         let count = shares.len()
@@ -147,6 +185,7 @@ impl Vm {
             + usize::from(vsock.is_some())
             + usize::from(network.is_some())
             + usize::from(balloon.is_some())
+            + custom.len()
             + 1;
         let windows = memory::show_windows(&vm, ram.slots(), count)?;
         let mut devices = Devices::new(&vm, ram.memory(), windows.clone(), policy.threads)?;
@@ -158,6 +197,7 @@ impl Vm {
         if let Some(network) = network {
             devices.add_network(network)?;
         }
+        custom.into_iter().try_for_each(|custom| devices.add_custom(custom))?;
         devices.add_entropy()?;
         let balloon_size = balloon.as_ref().map(Balloon::size);
         if let Some(balloon) = balloon {
@@ -181,7 +221,7 @@ impl Vm {
         )
         .map_err(loader::Error::from)?;
         let Devices { transports, workers, .. } = devices;
-        let bus = Arc::new(Bus::new(serial, transports));
+        let bus = Arc::new(Bus::new(serial.clone(), transports));
 
         let kernel = kernel.load(ram.memory())?;
         let initramfs = loader::load_initramfs(ram.memory(), &kernel, initramfs)?;
@@ -214,7 +254,7 @@ impl Vm {
         }
         Ok(Self {
             vcpus: all,
-            handle: Handle { ends, ring, gate, balloon: balloon_size },
+            handle: Handle { ends, ring, gate, balloon: balloon_size, serial },
             ended,
             confine_runner: policy.confine_runner,
             bus: Some(bus),
@@ -248,6 +288,10 @@ impl Vm {
         };
         // The channel lives as long as `self.handle`; the first end counts.
         let end = started.and_then(|()| self.ended.recv().unwrap_or(Ok(Exit::Stopped)));
+        if matches!(end, Ok(Exit::Panic)) {
+            // Linux says that it has panicked before all of its words are out; then it asks for a reset.
+            let _ = self.ended.recv_timeout(LAST_WORDS);
+        }
         self.handle.gate.end();
         running.into_iter().for_each(Running::join);
         end
