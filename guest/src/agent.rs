@@ -24,6 +24,7 @@ use crate::Failure;
 use crate::flow::Next;
 use crate::kernel::last_errno;
 use crate::link::Link;
+use crate::memory::OutOfMemory;
 use crate::relay::Relay;
 use crate::spawn::NotStarted;
 use command::Command;
@@ -103,6 +104,7 @@ pub fn serve(
         epoll::add(&epoll, children, Watched::Children.token(), EventFlags::IN)
             .map_err(Failure::of("watch for the end of processes"))?;
     }
+    let is_first = children.is_some();
     let mut agent = Agent {
         epoll,
         control,
@@ -116,6 +118,7 @@ pub fn serve(
         ports: Vec::new(),
         flows: BTreeMap::new(),
         next_link: 0,
+        out_of_memory: is_first.then(OutOfMemory::default),
         unfinished: Vec::new(),
     };
     agent.publish(published);
@@ -197,6 +200,8 @@ struct Agent<'a> {
     flows: BTreeMap<u32, Flow>,
     /// The number of the next link or relay.
     next_link: u32,
+    /// For the first process: another's memory is not the agent's concern.
+    out_of_memory: Option<OutOfMemory>,
     /// Links and relays whose turn ended before their bytes did.
     unfinished: Vec<u32>,
 }
@@ -260,6 +265,7 @@ impl Agent<'_> {
                         self.warn(&format!("resize the terminal of command {}: {e}", command.0));
                     }
                 }
+                ToAgent::Ping => self.control.send(&FromAgent::Pong),
                 ToAgent::Shutdown => return Ok(Some(Stop::Asked)),
             }
         }
@@ -407,6 +413,11 @@ impl Agent<'_> {
             }
         };
         self.commands.remove(&id);
+        if end != End::Exited(0)
+            && let Some(killed) = self.out_of_memory.as_mut().and_then(OutOfMemory::look)
+        {
+            self.warn(&killed);
+        }
         self.control.send(&FromAgent::Ended { command: id, end });
         let links: Vec<u32> =
             self.links.iter().filter(|(_, link)| link.command == id).map(|(&link, _)| link).collect();

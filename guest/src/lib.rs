@@ -19,6 +19,7 @@ pub mod files;
 mod flow;
 pub mod kernel;
 mod link;
+mod memory;
 pub mod modules;
 pub mod network;
 mod relay;

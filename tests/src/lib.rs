@@ -1,8 +1,8 @@
 //! What the whole-system tests share: the command under test, and its output.
 //!
 //! They run through `cargo xtask test`, on a KVM that can start Linux: it sets `NOFEAR` to the binary, and
-//! `NOFEAR_KERNEL` and `NOFEAR_INITRAMFS`, which the binary reads itself; `NOFEAR_EXAMPLE` is the VMM's
-//! example, and `NOFEAR_STOCK` has a line for each kernel of the distribution: release, image and folder of
+//! `NOFEAR_KERNEL` and `NOFEAR_INITRAMFS`, which the binary reads itself; `NOFEAR_EXAMPLE_BOOT` and its like are
+//! the VMM's examples, `NOFEAR_ARCHIVE` is that of `cargo xtask dist`, and `NOFEAR_STOCK` has a line for each kernel of the distribution: release, image and folder of
 //! modules, between tabs; `NOFEAR_DISTRIBUTIONS` one for each tree of a distribution: its name and
 //! version, and its root. Without them every test is skipped, and says so.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
@@ -15,10 +15,12 @@ use std::{
     thread,
 };
 
+mod controlled;
 pub mod desktop;
 mod home;
 mod world;
 
+pub use controlled::Controlled;
 pub use home::Home;
 pub use world::{World, reached};
 

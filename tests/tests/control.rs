@@ -2,60 +2,19 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::{
-    ffi::OsStr,
     fs,
     io::{BufRead, BufReader, Read, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::PathBuf,
-    process::{Child, ChildStdout, Command},
+    process::Command,
 };
 
-use nofear_tests::{Home, Ran, output, output_with, start};
+use nofear_tests::{Controlled, output, output_with, start};
 use rustix::process::{Pid, Signal, kill_process};
-
-/// A home with a folder for running VMs, too.
-struct World(Home);
-
-impl World {
-    fn new() -> Self {
-        let world = Self(Home::new());
-        fs::create_dir(world.runtime()).unwrap();
-        fs::set_permissions(world.runtime(), fs::Permissions::from_mode(0o700)).unwrap();
-        world
-    }
-
-    fn runtime(&self) -> PathBuf {
-        self.0.path().join("run")
-    }
-
-    fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Option<Command> {
-        let mut command = self.0.nofear(arguments)?;
-        command.env("XDG_RUNTIME_DIR", self.runtime());
-        Some(command)
-    }
-
-    fn nofear(&self, arguments: &[&str]) -> Ran {
-        output(self.command(arguments).unwrap())
-    }
-
-    /// Starts a VM with a script, and waits until it has said a first line.
-    fn start(&self, options: &[&str], script: &str) -> Option<(Child, BufReader<ChildStdout>)> {
-        let small = ["run", "--cpus", "1", "--mem", "256M"];
-        let command = self.command(small.iter().chain(options).chain(&["--", "sh", "-c", script]))?;
-        let mut child = start(command);
-        let mut lines = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        lines.read_line(&mut line).unwrap();
-        if line != "ready\n" {
-            panic!("{line}{:?}", child.wait_with_output());
-        }
-        Some((child, lines))
-    }
-}
 
 #[test]
 fn a_vm_that_runs_is_seen_used_and_ended() {
-    let world = World::new();
+    let world = Controlled::new();
     let script = "echo ready; trap 'echo asked; exit 3' TERM; while :; do sleep 0.1; done";
     let Some((mut vm, mut said)) = world.start(&["-p", "a", "--disk-size", "64M"], script) else { return };
 
@@ -122,7 +81,7 @@ fn a_vm_that_runs_is_seen_used_and_ended() {
     world.nofear(&["exec", "a", "--", "sh", "-c", &gone]).ok();
 
     // Files in and out, while it runs; a link of its is not followed here.
-    let here = |name: &str| world.0.path().join(name).into_os_string().into_string().unwrap();
+    let here = |name: &str| world.home().join(name).into_os_string().into_string().unwrap();
     fs::create_dir(here("folder")).unwrap();
     fs::write(here("folder/file"), &bytes).unwrap();
     world.nofear(&["cp", &here("folder"), "a:copied"]).ok();
@@ -153,7 +112,7 @@ fn a_vm_that_runs_is_seen_used_and_ended() {
 
 #[test]
 fn a_vm_that_does_not_answer_is_ended_by_force_and_a_temporary_one_is_asked() {
-    let world = World::new();
+    let world = Controlled::new();
     let Some((mut vm, _said)) = world.start(&["-t"], "echo ready; sleep 1000") else { return };
     let pid = Pid::from_child(&vm);
     kill_process(pid, Signal::STOP).unwrap();
@@ -171,7 +130,7 @@ fn a_vm_that_does_not_answer_is_ended_by_force_and_a_temporary_one_is_asked() {
 
 #[test]
 fn a_vm_is_paused_and_looked_into_and_its_memory_comes_back() {
-    let world = World::new();
+    let world = Controlled::new();
     // A file that grows while the guest runs.
     let script = "echo ready; while :; do date +%s%N > /tmp/next; mv /tmp/next /tmp/now; sleep 0.05; done";
     let Some((mut vm, _said)) = world.start(&["-t"], script) else { return };

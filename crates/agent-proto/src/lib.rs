@@ -65,7 +65,7 @@ pub enum Hello {
 }
 
 /// The protocol's version; host and agent are built together and must agree.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// A byte stream of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -103,6 +103,8 @@ pub enum ToAgent {
         /// The new size.
         size: TerminalSize,
     },
+    /// Whether the agent is there: answered with [`FromAgent::Pong`].
+    Ping,
     /// End all processes, write everything back, leave the profile's file system clean, power off. The answer
     /// is the end of the VM.
     Shutdown,
@@ -294,6 +296,8 @@ pub enum FromAgent {
     },
     /// About the display server that was asked for.
     Display(DisplayNews),
+    /// The answer to [`ToAgent::Ping`].
+    Pong,
     /// Something in the guest failed that a person should know of, at most a few hundred bytes.
     Warning(String),
 }

@@ -9,11 +9,14 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use self::generate::GenerateArgs;
+use crate::control::console::ConsoleArgs;
 use crate::control::exec::ExecArgs;
-use crate::control::manage::{BalloonArgs, Manage, StatArgs, VmArgs};
+use crate::control::logs::LogsArgs;
+use crate::control::manage::{BalloonArgs, DebugArgs, Manage, StatArgs, VmArgs};
 use crate::control::net::NetArgs;
 use crate::control::ps::PsArgs;
 use crate::control::stop::StopArgs;
+use crate::control::wait::WaitArgs;
 use crate::copy::CopyArgs;
 use crate::desktop::DesktopArgs;
 use crate::environment::Variable;
@@ -25,6 +28,7 @@ use crate::network::options::NetworkArgs;
 use crate::profile::cli::{ProfileArgs, Verb};
 use crate::profile::image;
 use crate::profile::name::Name;
+use crate::runtime_dir::VmName;
 use crate::setup::SetupArgs;
 use crate::shares::ShareSpec;
 
@@ -87,6 +91,12 @@ pub enum Action {
     Ps(PsArgs),
     /// The end of VMs.
     Stop(StopArgs),
+    /// How a VM ends.
+    Wait(WaitArgs),
+    /// What a VM says.
+    Logs(LogsArgs),
+    /// A VM's serial port.
+    Console(ConsoleArgs),
     /// What needs root, once.
     Setup(SetupArgs),
     /// Something with a VM that runs.
@@ -121,7 +131,9 @@ impl Cli {
             (Some(Command::Balloon(args)), ..) => return (0, Action::Manage(Manage::Balloon(args))),
             (Some(Command::Stat(args)), ..) => return (0, Action::Manage(Manage::Stat(args))),
             (Some(Command::Debug(args)), ..) => return (0, Action::Manage(Manage::Debug(args))),
-            (Some(Command::Logs(args)), ..) => return (0, Action::Manage(Manage::Logs(args))),
+            (Some(Command::Logs(args)), ..) => return (0, Action::Logs(args)),
+            (Some(Command::Console(args)), ..) => return (0, Action::Console(args)),
+            (Some(Command::Wait(args)), ..) => return (0, Action::Wait(args)),
             (Some(Command::Attach(args)), ..) => return (0, Action::Attach(args)),
             (Some(Command::Desktop(args)), ..) => return (0, Action::Desktop(args)),
             (Some(Command::Doctor), ..) => return (0, Action::Doctor),
@@ -165,6 +177,10 @@ pub enum Command {
     ///
     /// All programs in them get SIGTERM, and SIGKILL two seconds later; then everything is written to the profile.
     Stop(StopArgs),
+    /// Wait until a virtual machine has ended, and return its program's exit status
+    ///
+    /// Of those that were started with 'run --detach' it is known afterwards, too: of the last 32.
+    Wait(WaitArgs),
     /// Let users have faster networks, by taps: needs root, once
     ///
     /// Installs one program with the right to set networks up, CAP_NET_ADMIN, and lists who may use it. Says what it
@@ -181,9 +197,19 @@ pub enum Command {
     /// Show what a virtual machine has done: exits of its CPUs, memory
     Stat(StatArgs),
     /// Show where a virtual machine's CPUs are, and its kernel's last messages
-    Debug(VmArgs),
-    /// Show the messages of a virtual machine's kernel
-    Logs(VmArgs),
+    ///
+    /// With --nmi its kernel is made to say where it was, and panics: for one that hangs.
+    Debug(DebugArgs),
+    /// Connect this terminal with a virtual machine's serial port; Ctrl-] leaves it
+    ///
+    /// Shows its kernel's last messages and those that come. Keys are read by a guest that was started with 'run
+    /// --console', which has the port as /dev/ttyS0: for a shell there, 'nofear exec --root VM -- sh -c "exec setsid -cw
+    /// sh -i <>/dev/ttyS0 >&0 2>&1"'.
+    Console(ConsoleArgs),
+    /// Show what a detached virtual machine's program has said, also when it has ended; or its kernel's messages
+    ///
+    /// Of one that was not started with 'run --detach' there are only the kernel's messages.
+    Logs(LogsArgs),
     /// Show the windows of a virtual machine that runs
     ///
     /// They are shown in one place at a time. When what shows them is closed, the machine ends unless it was started with
@@ -247,6 +273,16 @@ pub struct RunArgs {
     /// Size of the disk of a profile that is made [default: 1G]
     #[arg(long, value_name = "SIZE", value_parser = image::parse_size, conflicts_with = "temporary")]
     pub disk_size: Option<u64>,
+
+    /// Start it in the background: returns when the program runs, and prints the virtual machine's name
+    ///
+    /// Its input is empty; its output goes to 'nofear logs', and 'nofear wait' tells how it ended.
+    #[arg(short, long)]
+    pub detach: bool,
+
+    /// What the virtual machine is called for 'ps', 'stop' and others [default: eight random digits]
+    #[arg(long, value_name = "NAME", value_parser = VmName::parse)]
+    pub name: Option<VmName>,
 
     /// Number of CPUs [default: those of this machine, at most 4]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(vmm::MAX_VCPUS)))]

@@ -8,6 +8,7 @@ mod cli;
 mod control;
 mod copy;
 mod desktop;
+mod detach;
 mod doctor;
 mod environment;
 mod exit;
@@ -56,6 +57,9 @@ fn main() {
                 Action::Setup(args) => setup::run(&args),
                 Action::Stop(args) => control::stop::run(&args),
                 Action::Manage(what) => control::manage::run(&what),
+                Action::Logs(args) => control::logs::run(&args),
+                Action::Console(args) => control::console::run(&args),
+                Action::Wait(args) => control::wait::run(&args),
                 Action::Attach(args) => gui::attach::run(&args),
                 Action::Desktop(args) => desktop::run(args),
                 Action::Generate(args) => cli::generate::run(&args),

@@ -10,6 +10,7 @@ use vmm::{Config, Console, Share};
 
 use crate::cli::RunArgs;
 use crate::control::protocol::{LifeState, Status};
+use crate::detach::{self, Role};
 use crate::environment::{self, environment};
 use crate::network::publish;
 use crate::profile::store::Profile;
@@ -30,8 +31,16 @@ pub fn run(args: RunArgs) -> u8 {
 }
 
 fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
+    let mut reporter = match args.detach {
+        true => match detach::split()? {
+            Role::Asker(status) => return Ok(status),
+            Role::Keeper => return Ok(0),
+            Role::Vm(reporter) => Some(reporter),
+        },
+        false => None,
+    };
     let user = user::current();
-    let terminal = Terminal::of_standard_streams();
+    let terminal = Terminal::of_standard_streams().filter(|_| reporter.is_none());
     let (share_export, guest_shares) = shares::open(&args.all_shares())?.unzip();
     if args.gui.gui && args.command.is_empty() {
         args.command.push(gui::terminal::find()?.into());
@@ -44,7 +53,7 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         log::warn!("{advice}");
     }
 
-    let runtime_dir = RuntimeDir::create()?;
+    let runtime_dir = RuntimeDir::create(args.name.as_ref())?;
     let kept = match args.temporary {
         true => None,
         false => {
@@ -73,7 +82,11 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         configure.machine_id = profile.description.machine_id_bytes()?;
         configure.profile = Some(ProfileDisk { fresh: profile.is_fresh() });
     }
-    let streams = StandardStreams::of_process();
+    let mut streams = StandardStreams::of_process();
+    if reporter.is_some() {
+        // The standard error is for this program's own words.
+        streams.error = streams.output;
+    }
     let profile_name = kept.as_ref().map(|(profile, _)| profile.name.to_string());
     let windows = match args.gui.gui {
         true => {
@@ -97,6 +110,9 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         memory: config.memory,
         cpus: config.vcpus,
     };
+    if let Some(reporter) = &mut reporter {
+        reporter.is(status.clone());
+    }
     let mut reach = runtime_dir.reach()?;
     if let Some((_, in_use)) = &kept {
         reach = in_use.reach(reach)?;
@@ -112,6 +128,7 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         command,
         gui: windows,
         status: Some(status),
+        reporter,
         reach,
         require_confinement: args.require_confinement,
     });

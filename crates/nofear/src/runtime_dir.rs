@@ -1,7 +1,7 @@
-//! The folder of a running VM: `$XDG_RUNTIME_DIR/nofear/ID`, for its user alone, with its sockets in it.
+//! The folder of a running VM: `$XDG_RUNTIME_DIR/nofear/NAME`, for its user alone, with its sockets in it.
 //!
 //! A VM holds a lock (flock(2)) on its folder for as long as it lives, however it dies. A folder that nobody
-//! holds is a dead VM's, and the next run removes it. Making and removing happen under a lock on the folder
+//! holds, and that has nothing but such sockets, is a dead VM's, and the next run removes it. Making and removing happen under a lock on the folder
 //! above, so that none is taken for dead between its making and its lock.
 
 use std::os::fd::OwnedFd;
@@ -15,6 +15,8 @@ use rustix::io::Errno;
 use rustix::process::getuid;
 use rustix::rand::{GetRandomFlags, getrandom};
 use vmm::{Reach, Rights};
+
+use crate::profile::name::Name;
 
 #[cfg(test)]
 mod tests;
@@ -30,12 +32,34 @@ pub const WINDOWS_SOCKET: &str = "xpra.sock";
 
 /// Has a name only while it is made.
 const PASSING_SOCKET: &str = "passing.sock";
+/// All that is in a VM's folder.
+const SOCKETS: [&str; 4] = [AGENT_SOCKET, CONTROL_SOCKET, WINDOWS_SOCKET, PASSING_SOCKET];
 
 /// The folder of all VMs in the user's runtime directory.
 const ALL: &str = "nofear";
 
-/// Bytes of a VM's id; its name has two hexadecimal digits each.
-const ID_BYTES: usize = 4;
+/// The longest name of a VM, in bytes: there is little room in the address of a Unix socket.
+const MOST_NAME: usize = 40;
+
+/// A VM's name: that which its user gave it, or eight random hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmName(String);
+
+impl VmName {
+    /// Reads a name.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.len() > MOST_NAME {
+            return Err(format!("a VM's name has at most {MOST_NAME} characters"));
+        }
+        Name::parse(text).map(|name| Self(name.as_str().into()))
+    }
+
+    fn random() -> anyhow::Result<Self> {
+        let mut bytes = [0_u8; 4];
+        getrandom(&mut bytes, GetRandomFlags::empty()).context("get random bytes")?;
+        Ok(Self(format!("{:08x}", u32::from_ne_bytes(bytes))))
+    }
+}
 
 /// The folder of this VM. Dropped, it is removed.
 #[derive(Debug)]
@@ -49,26 +73,32 @@ pub struct RuntimeDir {
 }
 
 impl RuntimeDir {
-    /// Makes a folder in the user's runtime directory, and removes those of dead VMs.
+    /// Makes a folder in the user's runtime directory, and removes those of dead VMs. Without a name the VM gets a
+    /// random one.
     ///
     /// # Errors
     ///
-    /// When there is no directory that belongs to the user alone.
-    pub fn create() -> anyhow::Result<Self> {
+    /// When there is no directory that belongs to the user alone, or another VM has that name.
+    pub fn create(name: Option<&VmName>) -> anyhow::Result<Self> {
         let (base, path) = base()?;
-        Self::create_in(&base, &path)
+        Self::create_in(&base, &path, name)
     }
 
-    fn create_in(base: &OwnedFd, path: &Path) -> anyhow::Result<Self> {
+    fn create_in(base: &OwnedFd, path: &Path, name: Option<&VmName>) -> anyhow::Result<Self> {
         let path = path.join(ALL);
         let above = own_folder(base, Path::new(ALL)).with_context(|| format!("make {}", path.display()))?;
         flock(&above, FlockOperation::LockExclusive).with_context(|| format!("lock {}", path.display()))?;
         remove_dead(&above);
         let made = loop {
-            let id = random_id()?;
+            let VmName(id) = name.map_or_else(VmName::random, |name| Ok(name.clone()))?;
             match mkdirat(&above, &id, Mode::RWXU) {
                 Ok(()) => break id,
-                Err(Errno::EXIST) => {}
+                Err(Errno::EXIST) if name.is_none() => {}
+                Err(Errno::EXIST) => {
+                    bail!(
+                        "a VM with the name {id} runs already; 'nofear ps' shows it, 'nofear stop {id}' ends it"
+                    )
+                }
                 Err(e) => return Err(e).with_context(|| format!("make a folder in {}", path.display())),
             }
         };
@@ -143,7 +173,7 @@ impl RuntimeDir {
 impl Drop for RuntimeDir {
     /// Opens nothing: the process may be confined by now.
     fn drop(&mut self) {
-        for socket in [AGENT_SOCKET, CONTROL_SOCKET, WINDOWS_SOCKET] {
+        for socket in SOCKETS {
             let _ = unlinkat(&self.folder, socket, AtFlags::empty());
         }
         let _ = unlinkat(&self.above, &self.id, AtFlags::REMOVEDIR);
@@ -169,7 +199,7 @@ fn living_in(base: &OwnedFd, path: &Path) -> anyhow::Result<Vec<(String, PathBuf
     let mut living = Vec::new();
     for entry in entries.flatten() {
         let Ok(id) = entry.file_name().to_str() else { continue };
-        if !is_id(id) {
+        if !is_name(id) {
             continue;
         }
         let Ok(folder) = open_folder(&above, Path::new(id)) else { continue };
@@ -180,8 +210,8 @@ fn living_in(base: &OwnedFd, path: &Path) -> anyhow::Result<Vec<(String, PathBuf
     Ok(living)
 }
 
-fn is_id(name: &str) -> bool {
-    name.len() == 2 * ID_BYTES && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+fn is_name(name: &str) -> bool {
+    VmName::parse(name).is_ok()
 }
 
 /// The user's runtime directory, and its path: the session's, or the one it would be, or one in `/tmp`.
@@ -240,35 +270,27 @@ fn check_owner(folder: &OwnedFd) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn random_id() -> anyhow::Result<String> {
-    let mut bytes = [0_u8; ID_BYTES];
-    getrandom(&mut bytes, GetRandomFlags::empty()).context("get random bytes")?;
-    Ok(format!("{:08x}", u32::from_ne_bytes(bytes)))
-}
-
 /// Removes the folders that no living VM holds.
 fn remove_dead(above: &OwnedFd) {
     let Ok(entries) = Dir::read_from(above) else { return };
     for entry in entries.flatten() {
         let Ok(id) = entry.file_name().to_str() else { continue };
-        if !is_id(id) {
+        if !is_name(id) {
             continue;
         }
         let Ok(folder) = open_folder(above, Path::new(id)) else { continue };
         if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            log::debug!("removes the folder of VM {id}, which was killed");
+            log::debug!("removes the folder of the VM {id}, which was killed");
             remove(above, id, &folder);
         }
     }
 }
 
-/// Removes a dead VM's folder with all that is in it. What can't be removed stays, and is tried again by the
-/// next run.
+/// Removes a dead VM's folder with its sockets. What has anything else in it is no VM's, and stays; what can't be
+/// removed is tried again by the next run.
 fn remove(above: &OwnedFd, id: &str, folder: &OwnedFd) {
-    if let Ok(entries) = Dir::read_from(folder) {
-        for entry in entries.flatten().filter(|entry| !matches!(entry.file_name().to_bytes(), b"." | b"..")) {
-            let _ = unlinkat(folder, entry.file_name(), AtFlags::empty());
-        }
+    for socket in SOCKETS {
+        let _ = unlinkat(folder, socket, AtFlags::empty());
     }
     let _ = unlinkat(above, id, AtFlags::REMOVEDIR);
 }

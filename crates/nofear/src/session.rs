@@ -22,7 +22,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 use rustix::time::Timespec;
 
-use crate::control::server::{Server, Wish};
+use crate::control::server::{Guest, Server, Wish};
+use crate::detach::Reporter;
+use crate::exit;
 use crate::frames::{Connection, Received};
 use crate::gui::Windows;
 use crate::gui::client::Client;
@@ -32,7 +34,10 @@ use crate::streams::{Event, Inbox, Pumps, Standard};
 use crate::terminal::{self, Terminal};
 use crate::text::printable;
 
+use self::pulse::Pulse;
+
 mod parting;
+mod pulse;
 mod windows;
 
 #[cfg(test)]
@@ -124,6 +129,8 @@ pub struct Session<'a> {
     pub windows: Option<Windows>,
     /// What clients of published ports wait for: it is made readable when the agent listens for them.
     pub published: Option<OwnedFd>,
+    /// Who is told that the command runs.
+    pub reporter: Option<Reporter>,
     /// Something of the guest lasts: after the command it writes everything back and powers off by itself.
     pub lasting: bool,
 }
@@ -153,11 +160,17 @@ impl Session<'_> {
             lost_output: None,
             vm_ended: None,
             deadline: Some(Instant::now() + LONG_START),
+            looked: Instant::now(),
+            pulse: Pulse::new(),
             stop: None,
             warnings: 0,
             insistence: Insistence::default(),
         };
         let result = conversation.conduct();
+        if let Some(server) = &mut conversation.session.control {
+            let status = result.as_ref().map_or(exit::FAILED, |&ending| exit::status(ending, None, None).0);
+            server.over(status);
+        }
         let is_agent_there = conversation.control.is_some() && conversation.vm_ended.is_none();
         let is_parting = match conversation.stop {
             // The commands are told to end, too, if nothing of what they wrote lasts.
@@ -206,6 +219,9 @@ struct Conversation<'a> {
     lost_output: Option<anyhow::Error>,
     vm_ended: Option<String>,
     deadline: Option<Instant>,
+    /// When the deadline was looked at last.
+    looked: Instant,
+    pulse: Pulse,
     stop: Option<Stop>,
     warnings: u32,
     insistence: Insistence,
@@ -215,6 +231,7 @@ impl Conversation<'_> {
     fn conduct(&mut self) -> anyhow::Result<Ending> {
         loop {
             self.wait()?;
+            self.hold_deadlines();
             while let Some(signal) = self.session.signals.next().context("read signals")? {
                 if let Some(ending) = self.on_signal(signal)? {
                     return Ok(ending);
@@ -237,6 +254,7 @@ impl Conversation<'_> {
             if let Some(ending) = self.serve_others()? {
                 return Ok(ending);
             }
+            self.feel_pulse()?;
             if let Some(control) = &mut self.control {
                 control.flush().context("write to the guest's agent")?;
             }
@@ -268,11 +286,28 @@ impl Conversation<'_> {
             descriptors.push(PollFd::from_borrowed_fd(control.as_fd(), PollFlags::IN | write));
         }
         descriptors.extend(self.greeting.iter().map(|connection| read(connection.as_fd())));
-        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let pulse = (self.state == State::Running).then(|| self.pulse.due()).flatten();
+        let next = self.deadline.into_iter().chain(pulse).min().filter(|_| !self.is_paused());
+        let left = next.map(|next| next.saturating_duration_since(Instant::now()));
+        let left = left.into_iter().chain(session.control.as_ref().and_then(Server::again)).min();
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         match poll(&mut descriptors, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(e) => Err(e).context("wait for the guest"),
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        self.session.control.as_ref().is_some_and(Server::is_paused)
+    }
+
+    /// The time in which a guest is paused is not taken from what it has.
+    fn hold_deadlines(&mut self) {
+        let now = Instant::now();
+        let passed = now.duration_since(std::mem::replace(&mut self.looked, now));
+        if self.is_paused() {
+            self.deadline = self.deadline.map(|deadline| deadline + passed);
+            self.pulse.stood_still(passed);
         }
     }
 
@@ -290,7 +325,10 @@ impl Conversation<'_> {
     /// Does what other processes of the user ask for.
     fn serve_others(&mut self) -> anyhow::Result<Option<Ending>> {
         let ready = matches!(self.state, State::Running | State::Ended(_)) && self.control.is_some();
-        let wishes = self.session.control.as_mut().map(|server| server.serve(ready)).unwrap_or_default();
+        let guest = if ready { Guest::Ready } else { Guest::Starts };
+        let hangs = self.pulse.is_lost();
+        let serve = |server: &mut Server| server.serve(if hangs { Guest::Hangs } else { guest });
+        let wishes = self.session.control.as_mut().map(serve).unwrap_or_default();
         for wish in wishes {
             match wish {
                 Wish::Tell(message) => {
@@ -541,6 +579,9 @@ impl Conversation<'_> {
                 if let Some(hold) = self.session.published.take() {
                     rustix::io::write(&hold, &1_u64.to_ne_bytes()).context("open the published ports")?;
                 }
+                if let Some(reporter) = &mut self.session.reporter {
+                    reporter.runs();
+                }
             }
             (FromAgent::NotStarted { command, step, errno }, State::Starting) if command == self.command => {
                 return Ok(Some(Ending::NotStarted { step, errno }));
@@ -556,6 +597,7 @@ impl Conversation<'_> {
                 }
             }
             (FromAgent::Display(news), _) if self.session.windows.is_some() => self.on_display_news(news)?,
+            (FromAgent::Pong, _) => self.on_pulse()?,
             (FromAgent::Warning(text), _) => {
                 self.warnings = self.warnings.saturating_add(1);
                 if self.warnings <= MAX_WARNINGS {

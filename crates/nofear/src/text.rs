@@ -13,6 +13,17 @@ pub fn printable(text: &str, limit: usize) -> String {
     text.chars().take(limit).map(shown).collect()
 }
 
+/// Lines of the guest's, without what could drive the terminal.
+pub fn plain(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.split_inclusive('\n')
+        .map(|line| match line.strip_suffix('\n') {
+            Some(line) => printable(line.trim_end_matches('\r'), usize::MAX) + "\n",
+            None => printable(line, usize::MAX),
+        })
+        .collect()
+}
+
 /// A name of the guest's, in one line, from which its bytes can be told: what is no printable text, and what could
 /// drive the terminal or change the order of what is read, is written as `\\xNN` for each byte.
 pub fn escaped(name: &[u8]) -> String {

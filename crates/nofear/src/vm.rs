@@ -8,10 +8,11 @@ use std::time::{Duration, SystemTime};
 use agent_proto::{CommandId, Configure, HOST_PORT, ROOT_TAG, Run};
 use anyhow::Context;
 use rustix::rand::{GetRandomFlags, getrandom};
-use vmm::{Config, Console, Initramfs, Policy, Reach, Share, ThreadKind, Vsock, VsockPort};
+use vmm::{Config, Console, Exit, Initramfs, Policy, Reach, Share, ThreadKind, Vsock, VsockPort};
 
 use crate::control::protocol::Status;
 use crate::control::server::Server;
+use crate::detach::Reporter;
 use crate::gui::{self, Gui};
 use crate::images::{self, Image};
 use crate::network::{Network, publish};
@@ -33,7 +34,7 @@ const GUEST_CID: u32 = 3;
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// How much of the kernel's console is shown when the guest dies.
-const CONSOLE_LINES: usize = 20;
+const CONSOLE_LINES: usize = 30;
 
 /// The VM that every command gets: the host's software, and the agent's way to this process.
 pub fn config(kernel: Option<&Path>, runtime_dir: &RuntimeDir) -> anyhow::Result<Config> {
@@ -95,6 +96,8 @@ pub struct Conduct<'a> {
     pub gui: Option<Gui>,
     /// What other processes of the user are told of it; none: they can't reach it.
     pub status: Option<Status>,
+    /// Who is told that the command runs.
+    pub reporter: Option<Reporter>,
     /// What this thread may still open when it is confined.
     pub reach: Reach,
     /// Whether a host that can't confine all of it is refused.
@@ -114,6 +117,7 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
         command,
         gui,
         status,
+        reporter,
         reach,
         require_confinement,
     } = conduct;
@@ -171,12 +175,12 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
     }
     let (notifier, inbox) = inbox()?;
     let (ended, end) = channel();
-    let vm_notifier = notifier.clone();
+    let (vm_notifier, watcher) = (notifier.clone(), handle.clone());
     thread::Builder::new()
         .name("vm".into())
         .spawn(move || {
             let why = match vm.run() {
-                Ok(exit) => exit.to_string(),
+                Ok(exit) => reason(exit, &watcher.console()),
                 Err(e) => format!("{:#}", anyhow::Error::from(e)),
             };
             vm_notifier.tell(Event::VmEnded(why));
@@ -199,6 +203,7 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
         control,
         windows,
         published,
+        reporter,
         lasting,
     };
     let (result, client) = session.conduct();
@@ -220,7 +225,32 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
     result
 }
 
+/// How a VM ended; of a kernel that panicked, what it said of that.
+fn reason(exit: Exit, console: &[u8]) -> String {
+    const WORDS: &str = "Kernel panic - not syncing: ";
+    let console = String::from_utf8_lossy(console);
+    let words = console.rsplit_once(WORDS).and_then(|(_, rest)| rest.lines().next());
+    match words.filter(|_| exit == Exit::Panic) {
+        Some(words) => format!("{exit}: {}", text::printable(words.trim(), 200)),
+        None => exit.to_string(),
+    }
+}
+
 /// Confines a thread that talks to the guest.
 fn confine() -> anyhow::Result<()> {
     vmm::confine_thread(ThreadKind::Control).context("confine a thread")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panics_reason_is_told_and_nothing_that_drives_a_terminal() {
+        let log =
+            b"[ 1.0] x\nKernel panic - not syncing: System is deadlocked on memory\x1b[2J\r\n[ 1.1] CPU: 0";
+        assert_eq!(reason(Exit::Panic, log), "kernel panic: System is deadlocked on memory\u{fffd}[2J");
+        assert_eq!(reason(Exit::Panic, b"\xff"), "kernel panic");
+        assert_eq!(reason(Exit::Reset, log), "reset");
+    }
 }

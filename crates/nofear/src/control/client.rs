@@ -108,6 +108,12 @@ impl Channel {
         Ok(peer.pid.as_raw_nonzero().get().unsigned_abs())
     }
 
+    /// The socket, after which no line is read any more, and what has come of it already.
+    pub fn into_socket(self) -> (UnixStream, Vec<u8>) {
+        let buffered = self.reader.buffer().to_vec();
+        (self.reader.into_inner().socket, buffered)
+    }
+
     /// Waits without a limit from here on.
     pub fn wait_for_ever(&self) -> anyhow::Result<()> {
         self.reader.get_ref().socket.set_read_timeout(None).context("take the time limit away")

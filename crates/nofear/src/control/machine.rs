@@ -1,5 +1,7 @@
 //! What a VM's clients want of the machine itself, and not of its session: answered at once.
 
+use std::os::fd::BorrowedFd;
+
 use super::protocol::{Ask, Event, Exits, Registers, Statistics};
 use crate::profile::image::human;
 
@@ -17,8 +19,18 @@ pub trait Machine {
     fn statistics(&self) -> Statistics;
     /// Of each CPU.
     fn registers(&self) -> Vec<Option<Registers>>;
+    /// The same, with an NMI for the CPU of this number; none: there is no such CPU.
+    fn interrupt(&self, cpu: u8) -> Option<Vec<Option<Registers>>>;
     /// The last messages of its kernel.
     fn log(&self) -> Vec<u8>;
+    /// What came on its serial port behind so many bytes, and the number for the next time.
+    fn console_since(&self, from: u64) -> (Vec<u8>, u64);
+    /// Puts bytes into its serial port, and says how many.
+    fn type_to_console(&self, bytes: &[u8]) -> usize;
+    /// What is readable when more has come on its serial port, while somebody watches; none: there is none.
+    fn console_changed(&self) -> Option<BorrowedFd<'_>>;
+    /// Whether somebody watches.
+    fn watch_console(&self, watched: bool);
 }
 
 impl Machine for vmm::Handle {
@@ -53,8 +65,29 @@ impl Machine for vmm::Handle {
         self.registers().into_iter().map(|cpu| cpu.map(Registers::from)).collect()
     }
 
+    fn interrupt(&self, cpu: u8) -> Option<Vec<Option<Registers>>> {
+        let registers = self.interrupt(cpu)?;
+        Some(registers.into_iter().map(|cpu| cpu.map(Registers::from)).collect())
+    }
+
     fn log(&self) -> Vec<u8> {
         self.console()
+    }
+
+    fn console_since(&self, from: u64) -> (Vec<u8>, u64) {
+        self.console_since(from)
+    }
+
+    fn type_to_console(&self, bytes: &[u8]) -> usize {
+        self.type_to_console(bytes)
+    }
+
+    fn console_changed(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.console_changed())
+    }
+
+    fn watch_console(&self, watched: bool) {
+        self.watch_console(watched);
     }
 }
 
@@ -107,7 +140,13 @@ pub fn answer(machine: &dyn Machine, memory: u64, ask: &Ask) -> Option<Event> {
         },
         Ask::Statistics => Event::Statistics(Statistics { memory, ..machine.statistics() }),
         Ask::Registers => Event::Registers { cpus: machine.registers() },
+        Ask::Nmi { cpu } => match machine.interrupt(*cpu) {
+            Some(cpus) => Event::Registers { cpus },
+            None => Event::Error { text: format!("it has no CPU {cpu}") },
+        },
         Ask::Log => Event::Log { text: machine.log().into() },
-        Ask::Status | Ask::Stop { .. } | Ask::Exec(_) | Ask::NetLog { .. } => return None,
+        Ask::Status | Ask::Stop { .. } | Ask::Exec(_) | Ask::NetLog { .. } | Ask::Wait | Ask::Console => {
+            return None;
+        }
     })
 }

@@ -1,4 +1,4 @@
-//! `nofear pause`, `resume`, `balloon`, `stat`, `debug` and `logs`: what is done to a VM that runs, and seen of it.
+//! `nofear pause`, `resume`, `balloon`, `stat` and `debug`: what is done to a VM that runs, and seen of it.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -36,6 +36,17 @@ pub struct BalloonArgs {
     memory: u64,
 }
 
+/// Options of `debug`.
+#[derive(Debug, Args)]
+pub struct DebugArgs {
+    /// The VM: its name, as 'nofear ps' shows it, or its profile's
+    vm: String,
+
+    /// Interrupt a CPU of it, which can't be masked: its kernel says where that was, and the VM ends [default: 0]
+    #[arg(long, value_name = "CPU", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    nmi: Option<u8>,
+}
+
 /// Options of `stat`.
 #[derive(Debug, Args)]
 pub struct StatArgs {
@@ -59,9 +70,7 @@ pub enum Manage {
     /// What was counted.
     Stat(StatArgs),
     /// Where it is.
-    Debug(VmArgs),
-    /// Its kernel's messages.
-    Logs(VmArgs),
+    Debug(DebugArgs),
 }
 
 /// Does it, and returns the exit status.
@@ -93,10 +102,15 @@ fn text(what: &Manage) -> anyhow::Result<String> {
             other => bail!("the VM answered {other:?}"),
         },
         Manage::Debug(args) => {
-            let mut text = match ask(&args.vm, Ask::Registers)? {
+            let what = args.nmi.map_or(Ask::Registers, |cpu| Ask::Nmi { cpu });
+            let is_last = matches!(what, Ask::Nmi { .. });
+            let mut text = match ask(&args.vm, what)? {
                 Event::Registers { cpus } => places(&cpus),
                 other => bail!("the VM answered {other:?}"),
             };
+            if is_last {
+                return Ok(text);
+            }
             let messages = log(&args.vm)?;
             let lines: Vec<&str> = messages.lines().collect();
             let _ = writeln!(text, "the kernel's last messages:");
@@ -105,7 +119,6 @@ fn text(what: &Manage) -> anyhow::Result<String> {
             }
             text
         }
-        Manage::Logs(args) => log(&args.vm)?,
     })
 }
 
@@ -125,8 +138,8 @@ fn done(vm: &str, what: Ask) -> anyhow::Result<String> {
     }
 }
 
-/// The guest chose the bytes: they don't drive the terminal.
-fn log(vm: &str) -> anyhow::Result<String> {
+/// The last messages of its kernel. The guest chose the bytes: they don't drive the terminal.
+pub fn log(vm: &str) -> anyhow::Result<String> {
     match ask(vm, Ask::Log)? {
         Event::Log { text } => {
             let bytes = Vec::from(text);

@@ -64,6 +64,15 @@ pub enum Ask {
     Registers,
     /// The last messages of the guest's kernel: answered with [`Event::Log`].
     Log,
+    /// As [`Ask::Registers`], and one CPU is interrupted by an NMI: Linux says where it was, and panics.
+    Nmi {
+        /// Its number, from 0.
+        cpu: u8,
+    },
+    /// The guest's serial port: answered with [`Event::Console`], behind which the connection carries its bytes.
+    Console,
+    /// How the VM's first command ends, and so the VM: answered with [`Event::Ended`] when it has.
+    Wait,
 }
 
 /// A command to start in the VM. Its answers are a [`Event::Stream`] for each stream, [`Event::Started`] and then
@@ -190,6 +199,9 @@ pub enum Event {
         /// Which.
         stream: StreamName,
     },
+    /// See [`Ask::Console`]. Behind this line there are no lines, but what the guest says, first the last 64 KiB of it;
+    /// and what comes goes to the guest.
+    Console,
     /// The command runs.
     Started,
     /// It could not be started.
@@ -250,7 +262,7 @@ pub struct NetCount {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Status {
-    /// Its name: eight hexadecimal digits.
+    /// Its name: what its user called it, or eight hexadecimal digits.
     pub vm: String,
     /// Its profile; none: it is temporary.
     pub profile: Option<String>,
@@ -312,6 +324,10 @@ pub enum LifeState {
     Running,
     /// Its CPUs are stopped.
     Paused,
+    /// Its guest has not answered for a minute.
+    Hung,
+    /// It has ended: no VM says so, but what is kept of it.
+    Ended,
 }
 
 /// A [`Stream`], by its name.

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::client::Vm;
 use super::protocol::{LifeState, Status};
+use crate::detach::record::{self, Description, End};
 use crate::exit;
 use crate::profile::image::human;
 use crate::text::printable;
@@ -24,6 +25,10 @@ pub struct PsArgs {
     /// As a JSON array, for programs
     #[arg(long)]
     json: bool,
+
+    /// Those that were started with 'run --detach' and have ended, too
+    #[arg(short, long)]
+    all: bool,
 }
 
 /// A VM, with what its host knows of its process.
@@ -32,12 +37,15 @@ pub struct PsArgs {
 struct Row {
     #[serde(flatten)]
     status: Status,
-    /// The number of its process.
-    pid: u32,
+    /// The number of its process; none: it has ended.
+    pid: Option<u32>,
     /// The host's memory that it takes, in bytes.
     resident: Option<u64>,
     /// CPU time that it took, in milliseconds.
     cpu_ms: Option<u64>,
+    /// When and how it ended, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<End>,
 }
 
 /// Shows them, and returns the exit status.
@@ -57,10 +65,17 @@ fn show(args: &PsArgs) -> anyhow::Result<()> {
         match vm.status() {
             Ok((status, pid)) => {
                 let (resident, cpu_ms) = process(pid).unzip();
-                rows.push(Row { status, pid, resident, cpu_ms });
+                rows.push(Row { status, pid: Some(pid), resident, cpu_ms, end: None });
             }
             // It has just ended, or has just begun.
             Err(e) => log::debug!("{e:#}"),
+        }
+    }
+    if args.all {
+        for Description { status, end } in record::all()?.into_iter().map(|kept| kept.description) {
+            if rows.iter().all(|row| row.status.vm != status.vm) {
+                rows.push(Row { status, pid: None, resident: None, cpu_ms: None, end });
+            }
         }
     }
     rows.sort_by_key(|row| row.status.started);
@@ -74,13 +89,15 @@ fn show(args: &PsArgs) -> anyhow::Result<()> {
 }
 
 fn table(rows: &[Row], now: SystemTime) -> String {
+    let longest = rows.iter().map(|row| row.status.vm.len()).max().unwrap_or(0).max(8);
     let mut text = format!(
-        "{:<8}  {:<16}  {:>7}  {:>8}  {:>10}  {:>8}  COMMAND\n",
+        "{:<longest$}  {:<16}  {:>7}  {:>8}  {:>10}  {:>8}  COMMAND\n",
         "VM", "PROFILE", "PID", "UP", "MEMORY", "CPU"
     );
     for row in rows {
         let started = SystemTime::UNIX_EPOCH + Duration::from_secs(row.status.started);
-        let up = now.duration_since(started).unwrap_or_default();
+        let until = row.end.map_or(now, |end| SystemTime::UNIX_EPOCH + Duration::from_secs(end.time));
+        let up = until.duration_since(started).unwrap_or_default();
         let cpu = row.cpu_ms.map_or("-".into(), |ms| format!("{}.{} s", ms / 1000, ms / 100 % 10));
         let command: Vec<String> = row
             .status
@@ -95,16 +112,21 @@ fn table(rows: &[Row], now: SystemTime) -> String {
         match row.status.state {
             LifeState::Starting => command += " (starting)",
             LifeState::Paused => command += " (paused)",
+            LifeState::Hung => command += " (does not answer)",
+            LifeState::Ended => match row.end {
+                Some(End { status, .. }) => _ = write!(command, " (ended: {status})"),
+                None => command += " (ended)",
+            },
             LifeState::Running => {}
         }
         // A String takes whatever is written.
         let _ = writeln!(
             text,
-            "{:<8}  {:<16}  {:>7}  {:>8}  {:>10}  {:>8}  {command}",
+            "{:<longest$}  {:<16}  {:>7}  {:>8}  {:>10}  {:>8}  {command}",
             row.status.vm,
             row.status.profile.as_deref().unwrap_or("-"),
-            row.pid,
-            duration(up),
+            row.pid.map_or("-".into(), |pid| pid.to_string()),
+            if row.status.state == LifeState::Ended && row.end.is_none() { "-".into() } else { duration(up) },
             row.resident.map_or("-".into(), human),
             cpu,
         );
@@ -159,7 +181,8 @@ mod tests {
 
     #[test]
     fn a_command_can_not_drive_the_terminal() {
-        let row = Row { status: status(), pid: 7, resident: Some(50 << 20), cpu_ms: Some(1250) };
+        let row =
+            Row { status: status(), pid: Some(7), resident: Some(50 << 20), cpu_ms: Some(1250), end: None };
         let text = table(&[row], SystemTime::UNIX_EPOCH + Duration::from_secs(1000 + 3725));
         let line = text.lines().nth(1).unwrap();
         for part in ["01234567", "web", " 7 ", "1h02m", "50.00 MiB", "1.2 s", "sh a"] {

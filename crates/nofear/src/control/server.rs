@@ -10,23 +10,27 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use agent_proto::{CommandId, FromAgent, Stdio, Stream, ToAgent};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg, sockopt::socket_peercred,
+    RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg,
+    sockopt::socket_peercred,
 };
 use rustix::process::{Signal, Uid};
 use vmm::net::filter::Journal;
 
+use self::console::Console;
 use super::machine::{self, Machine};
 use super::net;
 use crate::environment;
 
 use super::protocol::{Ask, Event, LifeState, MAX_LINE, Request, Status, ToCommand, VERSION};
 
+mod console;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// The most clients at a time.
 const MAX_CLIENTS: usize = 32;
@@ -34,6 +38,10 @@ const MAX_CLIENTS: usize = 32;
 /// The most commands that have not come to their end, whether who asked for them is still there or not: a guest that
 /// never ends one, or leaves out a stream, must not make this process grow.
 const MAX_COMMANDS: usize = 1024;
+
+/// The most bytes that wait for a client to take them: the longest answer, a kernel's log of nothing but control
+/// characters, and as much again.
+const MOST_OUTPUT: usize = 1 << 20;
 
 /// The most bytes taken from a client before anything else gets its turn.
 const TURN: usize = 1 << 20;
@@ -48,6 +56,17 @@ pub enum Wish {
         /// At once.
         force: bool,
     },
+}
+
+/// Whether the guest can be asked for something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// Its agent is not there yet.
+    Starts,
+    /// Its agent takes commands.
+    Ready,
+    /// Its agent does not answer.
+    Hangs,
 }
 
 /// The server.
@@ -67,6 +86,10 @@ pub struct Server {
     variables: Vec<Vec<u8>>,
     /// What the network's filter has refused; none: there is no network.
     journal: Option<Journal>,
+    /// Clients have the serial port.
+    is_watched: bool,
+    /// Not all of its bytes could be moved.
+    is_behind: bool,
 }
 
 struct Client {
@@ -77,6 +100,9 @@ struct Client {
     /// What it asked for, for as long as the guest is not ready for it.
     waiting: Option<Box<Ask>>,
     stage: Stage,
+    console: Option<Console>,
+    /// What its socket had no room for.
+    output: Vec<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,6 +113,10 @@ enum Stage {
     Answered,
     /// It has a command.
     Commanding(CommandId),
+    /// It waits for the end.
+    Waiting,
+    /// It has the serial port.
+    Console,
 }
 
 struct Command {
@@ -119,6 +149,8 @@ impl Server {
             next_command: first.0,
             variables: Vec::new(),
             journal: None,
+            is_watched: false,
+            is_behind: false,
         }
     }
 
@@ -132,7 +164,13 @@ impl Server {
         self.machine = Some(Box::new(machine));
     }
 
-    fn is_paused(&self) -> bool {
+    /// The VM, if there is one.
+    pub fn machine(&self) -> Option<&dyn Machine> {
+        self.machine.as_deref()
+    }
+
+    /// Whether its CPUs are stopped.
+    pub fn is_paused(&self) -> bool {
         self.machine.as_ref().is_some_and(|machine| machine.is_paused())
     }
 
@@ -141,15 +179,28 @@ impl Server {
         self.variables = variables;
     }
 
+    /// How soon it is to be served again, whatever comes.
+    pub fn again(&self) -> Option<Duration> {
+        self.is_behind.then_some(console::AGAIN)
+    }
+
     /// What to poll for reading.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let listener = (self.clients.len() < MAX_CLIENTS).then(|| self.listener.as_fd());
-        listener.into_iter().chain(self.clients.values().map(|client| client.socket.as_fd()))
+        let changed = self.is_watched.then(|| self.machine.as_ref()?.console_changed()).flatten();
+        // What it has sent before waits for the guest.
+        let clients = self.clients.values().filter(|client| !client.types_too_much());
+        listener.into_iter().chain(changed).chain(clients.map(|client| client.socket.as_fd()))
     }
 
-    /// Takes what clients have sent. `ready`: the agent takes commands.
-    pub fn serve(&mut self, ready: bool) -> Vec<Wish> {
-        self.status.state = if ready { LifeState::Running } else { LifeState::Starting };
+    /// Takes what clients have sent.
+    pub fn serve(&mut self, guest: Guest) -> Vec<Wish> {
+        let ready = guest != Guest::Starts;
+        self.status.state = match guest {
+            Guest::Starts => LifeState::Starting,
+            Guest::Ready => LifeState::Running,
+            Guest::Hangs => LifeState::Hung,
+        };
         self.accept();
         let mut wishes = Vec::new();
         let ids: Vec<u64> = self.clients.keys().copied().collect();
@@ -159,7 +210,42 @@ impl Server {
                 self.drop_client(id, &mut wishes);
             }
         }
+        self.send_on(&mut wishes);
         wishes
+    }
+
+    /// Sends what waits, and moves the bytes of the serial port.
+    fn send_on(&mut self, wishes: &mut Vec<Wish>) {
+        let machine = self.machine.as_deref();
+        let (mut lost, mut watchers) = (Vec::new(), 0);
+        self.is_behind = false;
+        for (&id, client) in &mut self.clients {
+            let carried = match (client.flush(), &mut client.console, machine) {
+                (Ok(false), Some(console), Some(machine)) => {
+                    console.carry(machine, &client.socket, &mut client.input)
+                }
+                (flushed, ..) => flushed,
+            };
+            watchers += usize::from(client.console.is_some());
+            match carried {
+                Ok(is_behind) => self.is_behind |= is_behind,
+                Err(e) => {
+                    log::debug!("a control connection: {e}");
+                    lost.push(id);
+                }
+            }
+        }
+        if let Some(machine) = machine
+            && self.is_watched != (watchers > 0)
+        {
+            self.is_watched = watchers > 0;
+            machine.watch_console(self.is_watched);
+            // What came before it was watched.
+            self.is_behind |= self.is_watched;
+        }
+        for id in lost {
+            self.drop_client(id, wishes);
+        }
     }
 
     fn accept(&mut self) {
@@ -171,8 +257,15 @@ impl Server {
                 log::warn!("a process of another user connected to the control socket, and was refused");
                 continue;
             }
-            let client =
-                Client { socket, input: Vec::new(), searched: 0, waiting: None, stage: Stage::Asking };
+            let client = Client {
+                socket,
+                input: Vec::new(),
+                searched: 0,
+                waiting: None,
+                stage: Stage::Asking,
+                console: None,
+                output: Vec::new(),
+            };
             self.clients.insert(self.next_client, client);
             self.next_client += 1;
         }
@@ -181,8 +274,9 @@ impl Server {
     /// An error is the end of the client.
     fn serve_client(&mut self, id: u64, ready: bool, wishes: &mut Vec<Wish>) -> io::Result<()> {
         let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
-        let open = client.fill()?;
-        while let Some(line) = self.clients.get_mut(&id).and_then(Client::line) {
+        let open = client.types_too_much() || client.fill()?;
+        let line = |client: &mut Client| if client.console.is_some() { None } else { client.line() };
+        while let Some(line) = self.clients.get_mut(&id).and_then(line) {
             self.on_line(id, &line, wishes)?;
         }
         let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
@@ -211,7 +305,7 @@ impl Server {
                 };
                 wishes.push(Wish::Tell(Box::new(message)));
             }
-            Stage::Answered => {
+            Stage::Answered | Stage::Waiting | Stage::Console => {
                 let text = "a connection is for one request".into();
                 client.tell(&Event::Error { text }, None)?;
             }
@@ -229,6 +323,16 @@ impl Server {
                     None => Event::Error { text: "it has no network".into() },
                 };
                 client.tell(&event, None)
+            }
+            Ask::Console if self.machine.is_some() => {
+                client.tell(&Event::Console, None)?;
+                client.stage = Stage::Console;
+                client.console = Some(Console::new());
+                Ok(())
+            }
+            Ask::Wait => {
+                client.stage = Stage::Waiting;
+                Ok(())
             }
             Ask::Status => client.tell(&Event::Status(Status { state, ..self.status.clone() }), None),
             Ask::Stop { force } => {
@@ -278,6 +382,16 @@ impl Server {
         }
     }
 
+    /// The VM's first command has ended, with this exit status, and the VM will.
+    pub fn over(&mut self, status: u8) {
+        for client in self.clients.values_mut().filter(|client| client.stage == Stage::Waiting) {
+            let event = Event::Ended { status: Some(status), signal: None };
+            if let Err(e) = client.tell(&event, None) {
+                log::debug!("tell a control connection: {e}");
+            }
+        }
+    }
+
     /// The agent did not take the message that starts a command.
     pub fn refused(&mut self, command: CommandId) {
         let Some(known) = self.commands.remove(&command) else { return };
@@ -313,7 +427,7 @@ impl Server {
                 (*command, Event::NotStarted { step: (*step).into(), errno: *errno })
             }
             FromAgent::Ended { command, end } => (*command, (*end).into()),
-            FromAgent::Display(_) | FromAgent::Warning(_) => return false,
+            FromAgent::Display(_) | FromAgent::Pong | FromAgent::Warning(_) => return false,
         };
         let Some(known) = self.commands.get_mut(&id) else { return false };
         let client = known.client;
@@ -363,6 +477,10 @@ fn request(line: &[u8]) -> Result<Ask, String> {
 }
 
 impl Client {
+    fn types_too_much(&self) -> bool {
+        self.console.is_some() && self.input.len() > console::MOST_KEYS
+    }
+
     /// Takes what has come. `false`: no more will.
     fn fill(&mut self) -> io::Result<bool> {
         let mut bytes = [0_u8; 16 << 10];
@@ -399,7 +517,8 @@ impl Client {
         Some(line)
     }
 
-    /// Sends a line, with a descriptor. A client that does not take it is at fault: its buffer has room for many.
+    /// Sends a line, with a descriptor. What its socket has no room for waits, but not much of it: who does not take
+    /// lines is at fault.
     fn tell(&mut self, event: &Event, with: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let mut line = serde_json::to_vec(event)?;
         line.push(b'\n');
@@ -410,7 +529,33 @@ impl Client {
             control.push(SendAncillaryMessage::ScmRights(descriptors));
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let sent = sendmsg(&self.socket, &[IoSlice::new(&line)], &mut control, flags)?;
-        if sent == line.len() { Ok(()) } else { Err(io::Error::other("it takes no lines")) }
+        if !self.output.is_empty() && with.is_some() {
+            return Err(io::Error::other("it takes no lines"));
+        }
+        let sent = match self.output.is_empty() {
+            true => match sendmsg(&self.socket, &[IoSlice::new(&line)], &mut control, flags) {
+                Err(Errno::AGAIN) if with.is_none() => 0,
+                sent => sent?,
+            },
+            false => 0,
+        };
+        if self.output.len() + line.len() - sent > MOST_OUTPUT {
+            return Err(io::Error::other("it takes no lines"));
+        }
+        self.output.extend_from_slice(&line[sent..]);
+        Ok(())
+    }
+
+    /// Sends on what there was no room for. True: there is none yet.
+    fn flush(&mut self) -> io::Result<bool> {
+        while !self.output.is_empty() {
+            match send(&self.socket, &self.output, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(sent) => drop(self.output.drain(..sent)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(true),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(false)
     }
 }

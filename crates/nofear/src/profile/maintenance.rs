@@ -93,7 +93,7 @@ fn in_vm<T: Send + 'static>(
     argv: &[&str],
     read: fn(UnixStream) -> T,
 ) -> anyhow::Result<(Ending, T)> {
-    let runtime_dir = RuntimeDir::create()?;
+    let runtime_dir = RuntimeDir::create(None)?;
     let mut config = vm::config(None, &runtime_dir)?;
     config.memory = MEMORY;
     config.vcpus = 1;
@@ -136,6 +136,7 @@ fn in_vm<T: Send + 'static>(
         command,
         gui: None,
         status: None,
+        reporter: None,
         reach: runtime_dir.reach()?,
         require_confinement: false,
     });

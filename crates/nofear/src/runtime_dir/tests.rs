@@ -12,7 +12,7 @@ fn base() -> (tempfile::TempDir, OwnedFd) {
 }
 
 fn create(base: &(tempfile::TempDir, OwnedFd)) -> anyhow::Result<RuntimeDir> {
-    RuntimeDir::create_in(&base.1, base.0.path())
+    RuntimeDir::create_in(&base.1, base.0.path(), None)
 }
 
 fn listing(base: &(tempfile::TempDir, OwnedFd)) -> Vec<String> {
@@ -44,6 +44,7 @@ fn a_dead_vms_folder_is_removed_and_a_living_ones_is_not() {
     flock(&dead.folder, FlockOperation::Unlock).unwrap();
     // Not a VM's.
     fs::create_dir(base.0.path().join(ALL).join("other")).unwrap();
+    fs::write(base.0.path().join(ALL).join("other/file"), "").unwrap();
     symlink("/tmp", base.0.path().join(ALL).join("0123abcd")).unwrap();
 
     let new = create(&base).unwrap();
@@ -90,4 +91,20 @@ fn vms_that_start_at_once_do_not_remove_one_another() {
     assert!(ids.iter().all(|vm| vm.path.is_dir()));
     drop(ids);
     assert!(listing(&base).is_empty());
+}
+
+#[test]
+fn a_name_is_had_by_one_vm_at_a_time_and_free_when_that_was_killed() {
+    let base = base();
+    let create = |name| RuntimeDir::create_in(&base.1, base.0.path(), Some(&VmName::parse(name).unwrap()));
+    let web = create("web").unwrap();
+    assert!(format!("{:#}", create("web").unwrap_err()).contains("the name web runs already"));
+    create("mail").unwrap();
+    let _socket = web.listen().unwrap();
+    let dead = std::mem::ManuallyDrop::new(web);
+    flock(&dead.folder, FlockOperation::Unlock).unwrap();
+    assert_eq!(create("web").unwrap().id(), "web");
+    for name in ["", ".", "..", "a/b", "-a", "a b", &"x".repeat(41)] {
+        assert!(VmName::parse(name).is_err(), "{name}");
+    }
 }

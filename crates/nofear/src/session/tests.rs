@@ -83,6 +83,7 @@ impl Host {
             control: None,
             windows: None,
             published: None,
+            reporter: None,
             lasting: false,
         };
         Self { folder, input: Some(input.into()), signals: signals.into(), notifier, stdout, stderr, session }

@@ -1,4 +1,6 @@
+use std::cell::{Cell, RefCell};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::rc::Rc;
 
 use agent_proto::{End, Step};
 
@@ -39,7 +41,7 @@ impl Served {
     fn say(&mut self, lines: &str) -> (BufReader<UnixStream>, Vec<Wish>) {
         let client = self.connect();
         client.get_ref().write_all(lines.as_bytes()).unwrap();
-        let wishes = self.server.serve(true);
+        let wishes = self.server.serve(Guest::Ready);
         (client, wishes)
     }
 
@@ -49,7 +51,7 @@ impl Served {
         let mut channel = Channel::new(socket);
         let exec = Exec { argv: Vec::new(), env: Vec::new(), cwd: None, root: false, terminal: None };
         channel.send(&Request::from(Ask::Exec(exec))).unwrap();
-        let [Wish::Tell(run)] = &self.server.serve(true)[..] else { panic!() };
+        let [Wish::Tell(run)] = &self.server.serve(Guest::Ready)[..] else { panic!() };
         assert!(matches!(&**run, ToAgent::Run(run) if run.command == FIRST));
         channel
     }
@@ -66,10 +68,10 @@ fn a_request_comes_in_pieces_and_is_answered_once() {
     let mut served = Served::new();
     let mut client = served.connect();
     for part in [r#"{"version":1,"#, r#""request":"#, "\"status\"}\n"] {
-        assert!(served.server.serve(false).is_empty());
+        assert!(served.server.serve(Guest::Starts).is_empty());
         client.get_ref().write_all(part.as_bytes()).unwrap();
     }
-    served.server.serve(false);
+    served.server.serve(Guest::Starts);
     let answer = line(&mut client);
     assert!(
         answer.starts_with(r#"{"event":"status","vm":"01234567","profile":null,"command":["sh"]"#),
@@ -77,7 +79,7 @@ fn a_request_comes_in_pieces_and_is_answered_once() {
     );
     assert!(answer.contains(r#""state":"starting""#), "{answer}");
     client.get_ref().write_all(b"{\"version\":1,\"request\":\"stop\"}\n").unwrap();
-    assert!(served.server.serve(true).is_empty());
+    assert!(served.server.serve(Guest::Ready).is_empty());
     assert!(line(&mut client).contains("one request"));
 }
 
@@ -111,7 +113,7 @@ fn a_client_that_sends_without_end_or_never_reads_is_dropped() {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => break true,
         }
-        served.server.serve(true);
+        served.server.serve(Guest::Ready);
         if sent > 4 * MAX_LINE {
             break false;
         }
@@ -125,7 +127,7 @@ fn a_client_that_sends_without_end_or_never_reads_is_dropped() {
         if silent.get_ref().write_all(&b"\n".repeat(1000)).is_err() && served.server.clients.is_empty() {
             return;
         }
-        served.server.serve(true);
+        served.server.serve(Guest::Ready);
     }
     panic!("it is still there");
 }
@@ -134,11 +136,11 @@ fn a_client_that_sends_without_end_or_never_reads_is_dropped() {
 fn no_more_clients_are_taken_than_are_served() {
     let mut served = Served::new();
     let clients: Vec<_> = (0..MAX_CLIENTS + 3).map(|_| served.connect()).collect();
-    served.server.serve(true);
+    served.server.serve(Guest::Ready);
     assert_eq!(served.server.clients.len(), MAX_CLIENTS);
     assert_eq!(served.server.descriptors().count(), MAX_CLIENTS);
     drop(clients);
-    served.server.serve(true);
+    served.server.serve(Guest::Ready);
     assert_eq!(served.server.clients.len(), 0);
 }
 
@@ -168,7 +170,7 @@ fn the_streams_of_a_command_go_to_who_asked_for_it() {
     assert!(!server.on_message(&FromAgent::NotStarted { command: FIRST, step: Step::Execute, errno: 2 }));
     channel.send(&ToCommand::Signal(15)).unwrap();
     let signal = Wish::Tell(Box::new(ToAgent::Signal { command: FIRST, signal: 15 }));
-    assert_eq!(server.serve(true), [signal]);
+    assert_eq!(server.serve(Guest::Ready), [signal]);
     assert!(server.on_message(&FromAgent::Ended { command: FIRST, end: End::Signaled(15) }));
     assert_eq!(channel.next().unwrap(), Some(Event::Started));
     assert_eq!(channel.next().unwrap(), Some(Event::Ended { status: None, signal: Some(15) }));
@@ -182,12 +184,12 @@ fn a_command_waits_for_the_guest_and_ends_with_its_client() {
     let request = "{\"version\":1,\"request\":\"exec\",\"argv\":[]}\n";
     let client = served.connect();
     client.get_ref().write_all(request.as_bytes()).unwrap();
-    assert!(served.server.serve(false).is_empty());
-    assert_eq!(served.server.serve(true).len(), 1);
-    assert!(served.server.serve(true).is_empty());
+    assert!(served.server.serve(Guest::Starts).is_empty());
+    assert_eq!(served.server.serve(Guest::Ready).len(), 1);
+    assert!(served.server.serve(Guest::Ready).is_empty());
     drop(client);
     let hang_up = Wish::Tell(Box::new(ToAgent::Signal { command: FIRST, signal: 1 }));
-    assert_eq!(served.server.serve(true), [hang_up]);
+    assert_eq!(served.server.serve(Guest::Ready), [hang_up]);
     // The guest may still tell of it; nobody hears it.
     assert!(served.server.on_message(&FromAgent::Started { command: FIRST }));
     assert!(served.server.on_stream(FIRST, Stream::Stdin, UnixStream::pair().unwrap().0).is_ok());
@@ -245,20 +247,25 @@ fn a_guest_that_ends_no_command_does_not_make_this_process_grow() {
 
 /// What was done to it.
 #[derive(Clone, Default)]
-struct FakeVm(std::rc::Rc<std::cell::RefCell<Vec<String>>>, std::rc::Rc<std::cell::Cell<bool>>);
+pub(crate) struct FakeVm {
+    done: Rc<RefCell<Vec<String>>>,
+    paused: Rc<Cell<bool>>,
+    said: Rc<RefCell<Vec<u8>>>,
+    log: Rc<RefCell<Vec<u8>>>,
+}
 
 impl Machine for FakeVm {
     fn pause(&self) {
-        self.1.set(true);
+        self.paused.set(true);
     }
     fn resume(&self) {
-        self.1.set(false);
+        self.paused.set(false);
     }
     fn is_paused(&self) -> bool {
-        self.1.get()
+        self.paused.get()
     }
     fn set_balloon(&self, bytes: u64) -> bool {
-        self.0.borrow_mut().push(format!("balloon {bytes}"));
+        self.done.borrow_mut().push(format!("balloon {bytes}"));
         true
     }
     fn statistics(&self) -> Statistics {
@@ -267,8 +274,29 @@ impl Machine for FakeVm {
     fn registers(&self) -> Vec<Option<Registers>> {
         vec![None]
     }
+    fn interrupt(&self, cpu: u8) -> Option<Vec<Option<Registers>>> {
+        (cpu == 0).then(|| vec![None])
+    }
+    fn console_since(&self, from: u64) -> (Vec<u8>, u64) {
+        let said = self.said.borrow();
+        (said.get(from as usize..).unwrap_or_default().to_vec(), said.len() as u64)
+    }
+    fn type_to_console(&self, bytes: &[u8]) -> usize {
+        let room = bytes.len().min(16);
+        self.done.borrow_mut().push(String::from_utf8(bytes[..room].to_vec()).unwrap());
+        room
+    }
+    fn console_changed(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    fn watch_console(&self, watched: bool) {
+        self.done.borrow_mut().push(format!("watched: {watched}"));
+    }
     fn log(&self) -> Vec<u8> {
-        b"boot\n\xff".to_vec()
+        match self.log.borrow().is_empty() {
+            true => b"boot\n\xff".to_vec(),
+            false => self.log.borrow().clone(),
+        }
     }
 }
 
@@ -291,6 +319,9 @@ fn the_machine_is_paused_measured_and_looked_into() {
         ("\"balloon\",\"memory\":1", "64.00 MiB to 256.00 MiB"),
         ("\"balloon\",\"memory\":268435457", "can keep"),
         ("\"balloon\"", "memory"),
+        ("\"nmi\",\"cpu\":0", "{\"event\":\"registers\",\"cpus\":[null]}"),
+        ("\"nmi\",\"cpu\":1", "no CPU 1"),
+        ("\"nmi\",\"cpu\":256", "error"),
         ("\"pause\"", "done"),
         ("\"status\"", "\"state\":\"paused\""),
         ("\"exec\",\"argv\":[\"sh\"]", "nofear resume"),
@@ -302,8 +333,79 @@ fn the_machine_is_paused_measured_and_looked_into() {
         assert!(answer.contains(part), "{request}: {answer}");
         assert_eq!(wishes, []);
     }
-    assert_eq!(*vm.0.borrow(), ["balloon 134217728"]);
+    assert_eq!(*vm.done.borrow(), ["balloon 134217728"]);
     // Who is to end in order has to run.
     assert_eq!(ask(&mut served, "\"stop\"").1, [Wish::Stop { force: false }]);
     assert!(!vm.is_paused());
+}
+
+#[test]
+fn a_console_carries_bytes_both_ways_and_no_more_keys_than_the_guest_takes() {
+    let mut served = Served::new();
+    let (mut early, _) = served.say("{\"version\":1,\"request\":\"console\"}\n");
+    assert!(line(&mut early).contains("has not started"));
+    let vm = FakeVm::default();
+    vm.said.borrow_mut().extend_from_slice(b"boot\xff\x1b\n");
+    served.server.manage(vm.clone());
+    // Keys may come with the request.
+    let (mut client, _) = served.say("{\"version\":1,\"request\":\"console\"}\nls\n");
+    assert_eq!(line(&mut client), "{\"event\":\"console\"}\n");
+    let mut said = [0; 7];
+    client.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"boot\xff\x1b\n");
+    assert_eq!(*vm.done.borrow(), ["ls\n", "watched: true"]);
+    vm.said.borrow_mut().extend_from_slice(b"more\n");
+    served.server.serve(Guest::Ready);
+    assert_eq!(line(&mut client), "more\n");
+
+    // A guest that takes few keys holds their sender up, and nobody else.
+    vm.done.borrow_mut().clear();
+    client.get_ref().set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    for _ in 0..100 {
+        while let Ok(count) = client.get_ref().write(&[b'k'; 4096]) {
+            sent += count;
+        }
+        served.server.serve(Guest::Ready);
+    }
+    let held = served.server.clients.values().map(|client| client.input.len()).max().unwrap();
+    assert!(
+        served.server.again().is_some() && held <= console::MOST_KEYS + TURN && sent > held,
+        "{held} of {sent}"
+    );
+    let (mut other, _) = served.say("{\"version\":1,\"request\":\"status\"}\n");
+    assert!(line(&mut other).contains("status"));
+    // Its end is seen all the same, and nobody watches any more.
+    drop((client, other, early));
+    served.server.serve(Guest::Ready);
+    served.server.serve(Guest::Ready);
+    assert!(served.server.clients.is_empty() && served.server.again().is_none());
+    assert_eq!(vm.done.borrow().last().unwrap(), "watched: false");
+}
+
+#[test]
+fn an_answer_that_is_longer_than_a_sockets_buffer_comes_whole() {
+    let mut served = Served::new();
+    let vm = FakeVm::default();
+    *vm.log.borrow_mut() = vec![0xff; 64 << 10];
+    served.server.manage(vm);
+    let (mut client, _) = served.say("{\"version\":1,\"request\":\"log\"}\n");
+    let reader = std::thread::spawn(move || line(&mut client));
+    while served.server.again().is_some() {
+        served.server.serve(Guest::Ready);
+    }
+    let Event::Log { text } = serde_json::from_str(&reader.join().unwrap()).unwrap() else { panic!() };
+    assert_eq!(Vec::from(text), vec![0xff; 64 << 10]);
+}
+
+#[test]
+fn who_waits_is_told_how_it_ended() {
+    let mut served = Served::new();
+    let (mut waiting, _) = served.say("{\"version\":1,\"request\":\"wait\"}\n");
+    let (mut other, _) = served.say("{\"version\":1,\"request\":\"status\"}\n");
+    served.server.over(7);
+    assert_eq!(line(&mut waiting), "{\"event\":\"ended\",\"status\":7}\n");
+    assert!(line(&mut other).contains("status"));
+    drop(served);
+    assert_eq!((line(&mut waiting), line(&mut other)), (String::new(), String::new()));
 }

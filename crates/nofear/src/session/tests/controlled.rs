@@ -4,6 +4,7 @@ use crate::control::client::Channel;
 use crate::control::protocol::{Ask, Event, Exec, LifeState, Request, Status, StreamName, ToCommand};
 
 use super::*;
+use crate::control::server::tests::FakeVm;
 
 const OTHER: CommandId = CommandId(2);
 
@@ -111,4 +112,35 @@ fn a_stop_asks_the_guest_and_a_forced_one_does_not() {
         });
         assert_eq!(outcome.result.unwrap(), Ending::Signal(signal));
     }
+}
+
+#[test]
+fn a_paused_guest_has_all_the_time_that_it_had() {
+    let mut host = controlled();
+    host.session.control.as_mut().unwrap().manage(FakeVm::default());
+    let outcome = host.against(|path| {
+        let mut agent = Agent::start(path);
+        let _streams = agent.pipes();
+        agent.started();
+        assert_eq!(ask(path, Ask::Pause).next().unwrap(), Some(Event::Done));
+        // From now on it has a few seconds to end in order.
+        drop(agent);
+        thread::sleep(PATIENCE + Duration::from_secs(1));
+        let Some(Event::Status(status)) = ask(path, Ask::Status).next().unwrap() else { panic!() };
+        assert_eq!(status.state, LifeState::Paused);
+        assert_eq!(ask(path, Ask::Resume).next().unwrap(), Some(Event::Done));
+    });
+    assert!(outcome.error().contains("agent has gone"));
+}
+
+#[test]
+fn an_answer_that_nobody_asked_for_ends_the_vm() {
+    let outcome = controlled().against(|path| {
+        let mut agent = Agent::start(path);
+        let _streams = agent.pipes();
+        agent.started();
+        agent.send(&FromAgent::Pong);
+        agent.receive();
+    });
+    assert!(outcome.error().contains("nobody asked"));
 }
