@@ -1,4 +1,5 @@
-//! An ordinary user in the group of `/dev/kvm` has all of it: nothing needs root.
+//! An ordinary user in the group of `/dev/kvm` has all of the archive that `cargo xtask dist` makes, unpacked under a
+//! prefix: nothing needs root.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::{
@@ -9,31 +10,29 @@ use std::{
     process::Command,
 };
 
-use nofear_tests::{may_mount, nofear, ours, output, start};
+use nofear_tests::{may_mount, ours, output, start};
 
 const USER: u32 = 12_345;
 const GROUP_OF_KVM: u32 = 54_321;
 
-/// The product where everybody may read it, a home, and a `/dev/kvm` that belongs to a group.
+/// The archive under a prefix that everybody may read, a home, and a `/dev/kvm` that belongs to a group.
 struct World(tempfile::TempDir);
 
 impl World {
     fn new() -> Option<Self> {
-        nofear()?;
+        let archive = ours("NOFEAR_ARCHIVE")?;
         if !may_mount() {
             return None;
         }
         let world = Self(tempfile::tempdir_in("/tmp").unwrap());
         let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         mode(world.0.path(), 0o755);
-        for (variable, name, bits) in [
-            ("NOFEAR", "nofear", 0o755),
-            ("NOFEAR_KERNEL", "vmlinux", 0o644),
-            ("NOFEAR_INITRAMFS", "initramfs", 0o644),
-        ] {
-            fs::copy(ours(variable).unwrap(), world.path(name)).unwrap();
-            mode(&world.path(name), bits);
-        }
+        fs::create_dir(world.path("prefix")).unwrap();
+        mode(&world.path("prefix"), 0o755);
+        let mut tar = Command::new("tar");
+        tar.arg("--extract").arg("--file").arg(archive).arg("--directory").arg(world.path("prefix"));
+        tar.args(["--strip-components=1", "--no-same-owner"]);
+        output(tar).ok();
         for folder in ["home", "run", "own"] {
             fs::create_dir(world.path(folder)).unwrap();
             chown(world.path(folder), Some(USER), Some(USER)).unwrap();
@@ -54,12 +53,14 @@ impl World {
     /// `nofear` as that user, in these groups beside their own.
     fn nofear(&self, groups: &str, arguments: &[&str]) -> Command {
         let script = "mount --bind \"$0/kvm\" /dev/kvm && cd \"$0/home\" && \
-                      HOME=$0/home XDG_RUNTIME_DIR=$0/run NOFEAR_KERNEL=$0/vmlinux NOFEAR_INITRAMFS=$0/initramfs \
-                      exec setpriv --reuid=$1 --regid=$1 --groups=\"$2\" -- \"$0/nofear\" \"${@:3}\"";
+                      HOME=$0/home XDG_RUNTIME_DIR=$0/run PATH=$0/prefix/bin:$PATH \
+                      exec setpriv --reuid=$1 --regid=$1 --groups=\"$2\" -- nofear \"${@:3}\"";
         let mut command = Command::new("unshare");
         command.args(["--mount", "bash", "-c", script]).arg(self.0.path()).arg(USER.to_string()).arg(groups);
         command.args(arguments);
-        for variable in ["XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"] {
+        let others = ["XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"];
+        // Its kernel and its guest are found beside it.
+        for variable in others.into_iter().chain(["NOFEAR_KERNEL", "NOFEAR_INITRAMFS"]) {
             command.env_remove(variable);
         }
         command
@@ -125,4 +126,22 @@ fn an_ordinary_user_has_all_of_it() {
     as_user(&["stop", "a"]).ok();
     assert_eq!(vm.wait().unwrap().code(), Some(143));
     assert!(as_user(&["profile", "list"]).ok().text().contains("64.00 MiB"));
+
+    // In the background.
+    let options =
+        [&small[..], &["-t", "--detach", "--name", "back", "--", "sh", "-c", "echo said; exit 4"]].concat();
+    assert_eq!(as_user(&options).ok().text(), "back\n");
+    assert_eq!(as_user(&["wait", "back"]).status, Some(4));
+    assert_eq!(as_user(&["logs", "back"]).ok().text(), "said\n");
+    assert!(as_user(&["ps", "--all"]).ok().text().contains("(ended: 4)"));
+
+    // What else is in the archive.
+    for file in [
+        "share/man/man1/nofear-run.1",
+        "share/bash-completion/completions/nofear",
+        "share/doc/nofear/LICENSE-MIT",
+    ] {
+        assert!(world.path("prefix").join(file).is_file(), "{file}");
+    }
+    assert!(as_user(&["doctor"]).text().contains("good     KVM"));
 }

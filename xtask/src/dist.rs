@@ -1,7 +1,7 @@
 //! `cargo xtask dist`: one archive to unpack under a prefix such as `/usr/local`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
@@ -16,7 +16,12 @@ pub struct Arguments {}
 
 /// Runs the verb.
 pub fn main(_: &Arguments) -> Result<ExitCode> {
-    let product = Product::build(None)?;
+    println!("{}", pack(&Product::build(None)?)?.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the archive of what was built.
+pub fn pack(product: &Product) -> Result<PathBuf> {
     let name = format!("nofear-{}-x86_64", env!("CARGO_PKG_VERSION"));
     let folder = target().join("dist");
     let tree = folder.join(&name);
@@ -61,8 +66,7 @@ pub fn main(_: &Arguments) -> Result<ExitCode> {
             .arg(&name),
         "pack the archive",
     )?;
-    println!("{}", archive.display());
-    Ok(ExitCode::SUCCESS)
+    Ok(archive)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

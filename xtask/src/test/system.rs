@@ -13,7 +13,7 @@ use super::{Selection, Tally, libtest_counts};
 use crate::host::{self, Job, Machine};
 use crate::run::{self, Product};
 use crate::workspace::{self, cargo, output, root, step, target};
-use crate::{distributions, packages, stock};
+use crate::{dist, distributions, packages, stock};
 
 /// Nothing may hang a build machine for ever. Seconds, for an emulated host; [`SCRIPT`] has the limit of a program.
 const LIMIT_SECONDS: u64 = 1000;
@@ -32,7 +32,7 @@ const SCRIPT: &str = "failed=0; threads=$1; shift; \
 /// Before that, in the emulated host: the product and the tests lie in its memory. Tests whose
 /// programs were paged in from outside, while VMs ran, came to hang there.
 const COPY: &str = "folder=$(mktemp -d -p /dev/shm); \
-    for name in NOFEAR NOFEAR_KERNEL NOFEAR_INITRAMFS NOFEAR_EXAMPLE; do \
+    for name in NOFEAR NOFEAR_KERNEL NOFEAR_INITRAMFS NOFEAR_ARCHIVE NOFEAR_EXAMPLE_BOOT NOFEAR_EXAMPLE_DEVICE NOFEAR_EXAMPLE_FILES; do \
         if [ -n \"${!name-}\" ]; then \
             mkdir \"$folder/$name\"; cp \"${!name}\" \"$folder/$name/\"; \
             export $name=\"$folder/$name/${!name##*/}\"; \
@@ -67,6 +67,9 @@ const MOST_HOSTS: usize = 2;
 /// The program whose tests need kernels of the distribution.
 const STOCK: &str = "stock";
 
+/// The program whose tests install the archive.
+const ORDINARY: &str = "ordinary";
+
 /// The program whose tests need trees of other distributions.
 const DISTRIBUTIONS: &str = "distributions";
 
@@ -83,11 +86,16 @@ pub fn system(selection: &Selection) -> Result<Tally> {
             packages::ensure("run the tests of windows", packages::WINDOWS_ON_DEBIAN)?;
         }
     }
-    let arguments = ["--package", "nofear-vmm", "--example", "boot"];
-    workspace::build("build", |cargo| _ = cargo.args(arguments), "build the example of the VMM")?;
-    let example = target().join("debug/examples/boot");
-    let visible = example.parent().map(Path::to_path_buf).into_iter().collect();
-    run(&programs, vec![("NOFEAR_EXAMPLE".into(), example.into())], visible)
+    let arguments = ["--package", "nofear-vmm", "--examples"];
+    workspace::build("build", |cargo| _ = cargo.args(arguments), "build the examples of the VMM")?;
+    let folder = target().join("debug/examples");
+    let example = |variable: &str, name| (OsString::from(variable), folder.join(name).into());
+    let examples = vec![
+        example("NOFEAR_EXAMPLE_BOOT", "boot"),
+        example("NOFEAR_EXAMPLE_DEVICE", "device"),
+        example("NOFEAR_EXAMPLE_FILES", "files"),
+    ];
+    run(&programs, examples, vec![folder.clone()])
 }
 
 /// The suite `stock`: the distribution's own kernels.
@@ -136,6 +144,11 @@ fn run(
 ) -> Result<Tally> {
     let product = Product::build(None)?;
     environment.extend(product.environment());
+    if programs.iter().any(|program| program.is(ORDINARY)) {
+        let archive = dist::pack(&product)?;
+        visible.extend(archive.parent().map(Path::to_path_buf));
+        environment.push(("NOFEAR_ARCHIVE".into(), archive.into()));
+    }
     let _step = step("run the system tests");
     let (ok, printed) = match run::kvm_starts_linux() {
         true => here(programs, environment)?,
