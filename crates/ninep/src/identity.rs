@@ -1,12 +1,14 @@
 //! Which file is it: the qid of a file, from what the host says of it.
 //!
-//! `qid.path` must differ for different files, and the client's inode numbers are made of it. Its layout:
-//! - top bit 0, then 15 bits that stand for (grant, host device), then the inode number in 48 bits;
+//! `qid.path` must differ for different files, and the client's inode numbers are made of it: Linux adds 2. Its layout:
+//! - top bit 0, then 15 bits that stand for (grant, host device), then, in 48 bits, the inode number less 2;
 //! - top bit 1, then 63 bits of a keyed hash of (grant, device, inode number), where those do not fit
 //!   (overlayfs, for one, uses the high bits of inode numbers). The key is the server's own, so nobody can
 //!   prepare two files that collide.
 //!
-//! The number 0 of the 15 bits is the server's own directories and links. The grant is part of it since a
+//! The number 0 of the 15 bits is that of the first files that are seen, for a share of one folder all that it has: there
+//! the client has the host's inode numbers. What one of both noted with them holds for the other, as git's index does.
+//! The last number is the server's own directories and links. The grant is part of it since a
 //! directory of the host can be granted at two places, and Linux allows a directory only one.
 
 use std::collections::HashMap;
@@ -70,6 +72,10 @@ impl Identity {
 }
 
 const INODE_BITS: u32 = 48;
+/// What Linux's client adds to a path for an inode number, which may not be 0 or 1.
+const CLIENT_ADDS: u64 = 2;
+/// The number of [`Origin::Server`].
+const SERVER: u64 = 0x7fff;
 const HASHED: u64 = 1 << 63;
 /// More (grant, device) pairs than this are hashed.
 const MAX_ORIGINS: usize = 4096;
@@ -87,7 +93,7 @@ impl QidPaths {
             return self.hashed(origin, inode);
         }
         match self.index(origin) {
-            Some(index) => index << INODE_BITS | inode,
+            Some(index) => index << INODE_BITS | inode.wrapping_sub(CLIENT_ADDS) & ((1 << INODE_BITS) - 1),
             None => self.hashed(origin, inode),
         }
     }
@@ -98,7 +104,7 @@ impl QidPaths {
 
     fn index(&self, origin: Origin) -> Option<u64> {
         if origin == Origin::Server {
-            return Some(0);
+            return Some(SERVER);
         }
         if let Some(index) = self.origins.read().unwrap_or_else(PoisonError::into_inner).get(&origin) {
             return Some(*index);
@@ -107,7 +113,7 @@ impl QidPaths {
         if origins.len() >= MAX_ORIGINS && !origins.contains_key(&origin) {
             return None;
         }
-        let next = origins.len() as u64 + 1;
+        let next = origins.len() as u64;
         Some(*origins.entry(origin).or_insert(next))
     }
 
