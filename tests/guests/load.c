@@ -2,11 +2,12 @@
  * The guest's program of tests/kills.rs. It says what is there, then "ready"; then it writes records, each with fsync
  * and with a rename that is synced, and says each one's number when it is safe. Between them it does what a package
  * manager does, with nothing synced: files written and renamed over others, a folder filled and emptied; and lets a
- * file grow, by as many bytes as its argument says. An error is said as "failed"; after one of a record there are no more
- * records.
+ * file grow without end, by as many bytes as its argument says. An error is said as "failed" and why; after one of a record there are no
+ * more records.
  *
  * gcc -O1 -Wall -o load load.c
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,14 @@ static void say(const char *text)
 {
 	if (write(1, text, strlen(text)) < 0)
 		exit(1);
+}
+
+static void say_failed(const char *what)
+{
+	char text[128];
+
+	snprintf(text, sizeof(text), "failed: %s: %s\n", what, strerror(errno));
+	say(text);
 }
 
 /* Copies a file to the output, and returns how many lines it has. */
@@ -84,8 +93,6 @@ static int install(long n, size_t growth)
 		bad |= unlink(name);
 	}
 	bad |= rmdir("package");
-	if (n % 16 == 0)
-		unlink("big");
 	return bad | put("big", O_APPEND, bytes, growth, 0);
 }
 
@@ -112,11 +119,11 @@ int main(int argc, char **argv)
 		} else {
 			/* Part of the record may be there, but it was not said. No other comes behind it. */
 			failed = 1;
-			say("failed\n");
+			say_failed("a record");
 			usleep(100000);
 		}
 		if (install(n, growth))
-			say("failed\n");
+			say_failed("the rest");
 		n++;
 	}
 }
