@@ -83,12 +83,12 @@ virtiofsd() {
 }
 
 # The guest's marks have a buffer of their own, so that nothing crowds them out, and so has each event that is counted.
-# instance NAME: prints its folder.
+# instance NAME [KIB]: prints its folder.
 instance() {
   local at=$trace/instances/$1
   mkdir -p "$at"
   echo mono >"$at/trace_clock"
-  echo 64 >"$at/buffer_size_kb"
+  echo "${2-64}" >"$at/buffer_size_kb"
   echo "$at"
 }
 marks=$(instance marks)
@@ -97,6 +97,11 @@ echo 1 >"$marks/events/kvm/kvm_cpuid/enable"
 declare -A counters
 counters["exits"]=$(instance exits)/events/kvm/kvm_exit
 counters["system calls"]=$(instance calls)/events/raw_syscalls/sys_enter
+# What the kernel copies between its memory and the server's, which is the guest's where there is no copy more: by read,
+# write, pread, pwrite, readv, writev, sendmsg, recvmsg, getdents64, preadv, pwritev, and these two with flags.
+counters["bytes"]=$(instance bytes 16384)/events/raw_syscalls/sys_exit
+copying=$(printf ' || id == %s' 0 1 17 18 19 20 46 47 217 295 296 327 328)
+echo "ret > 0 && (${copying# || })" >"${counters["bytes"]}/filter"
 
 # once SUBJECT WORK TREE READONLY: a whole run. The guest says by its last mark that all went well.
 once() {
@@ -125,8 +130,16 @@ count() {
   echo "traceoff:1 if function == 0x$3" >"$triggers"
   echo 1 >"$at/tracing_on"
 }
-# What has been counted.
-counted() { awk '$1 == "entries:" || $1 == "overrun:" { sum += $2 } END { print sum }' "${1%/events/*}"/per_cpu/cpu*/stats; }
+# counted UNIT: what has been counted.
+counted() {
+  local at=${counters[$1]%/events/*}
+  if [[ $1 == bytes ]]; then
+    awk '$1 == "overrun:" { lost += $2 } END { exit lost > 0 }' "$at"/per_cpu/cpu*/stats
+    awk '/ sys_exit: NR / { sum += $NF } END { printf "%d\n", sum }' "$at/trace"
+  else
+    awk '$1 == "entries:" || $1 == "overrun:" { sum += $2 } END { print sum }' "$at"/per_cpu/cpu*/stats
+  fi
+}
 
 # A figure; on stderr for whoever waits.
 row() {
@@ -144,7 +157,7 @@ measure() {
   for unit in "${!counters[@]}"; do count "${counters[$unit]}" 4e4f4610 4e4f4611; done
   once "$@"
   for unit in "${!counters[@]}"; do
-    row "$subject" "$what, cold" "$(counted "${counters[$unit]}")" "$unit"
+    row "$subject" "$what, cold" "$(counted "$unit")" "$unit"
     count "${counters[$unit]}"
   done
 }
