@@ -97,7 +97,7 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         }
         false => None,
     };
-    let config = config(&args, &runtime_dir, share_export, kept.as_ref().map(|(profile, _)| profile))?;
+    let config = config(&args, share_export, kept.as_ref().map(|(profile, _)| profile))?;
     let network = network::open(&args.network, config.vcpus).context("set the network up")?;
     let ends = network.as_ref().map(|network| network.guest.ends.as_slice()).unwrap_or_default();
     let published = ports.lead_to(ends, &runtime_dir)?;
@@ -163,13 +163,8 @@ fn command(args: &mut RunArgs, user: &User, terminal: Option<&Terminal>) -> Run 
 }
 
 /// The VM to be.
-fn config(
-    args: &RunArgs,
-    runtime_dir: &RuntimeDir,
-    shares: Option<Export>,
-    profile: Option<&Profile>,
-) -> anyhow::Result<Config> {
-    let mut config = vm::config(args.kernel.as_deref(), runtime_dir)?;
+fn config(args: &RunArgs, shares: Option<Export>, profile: Option<&Profile>) -> anyhow::Result<Config> {
+    let mut config = vm::config(args.kernel.as_deref())?;
     config.command_line = args.append.clone().unwrap_or_default();
     let settings = profile.map(|profile| profile.description.settings.clone()).unwrap_or_default();
     config.memory = args.memory.or(settings.memory()?).unwrap_or_else(memory::default);

@@ -21,9 +21,6 @@ use crate::profile::name::Name;
 #[cfg(test)]
 mod tests;
 
-/// The socket that the guest's agent reaches.
-const AGENT_SOCKET: &str = "agent.sock";
-
 /// The socket that other processes of the user reach: see [`crate::control`].
 pub const CONTROL_SOCKET: &str = "control.sock";
 
@@ -33,7 +30,7 @@ pub const WINDOWS_SOCKET: &str = "xpra.sock";
 /// Has a name only while it is made.
 const PASSING_SOCKET: &str = "passing.sock";
 /// All that is in a VM's folder.
-const SOCKETS: [&str; 4] = [AGENT_SOCKET, CONTROL_SOCKET, WINDOWS_SOCKET, PASSING_SOCKET];
+const SOCKETS: [&str; 3] = [CONTROL_SOCKET, WINDOWS_SOCKET, PASSING_SOCKET];
 
 /// The folder of all VMs in the user's runtime directory.
 const ALL: &str = "nofear";
@@ -114,16 +111,6 @@ impl RuntimeDir {
     /// The VM's name.
     pub fn id(&self) -> &str {
         &self.id
-    }
-
-    /// Where the guest's agent connects to.
-    pub fn agent_socket(&self) -> PathBuf {
-        self.path.join(AGENT_SOCKET)
-    }
-
-    /// Makes the agent's socket.
-    pub fn listen(&self) -> anyhow::Result<UnixListener> {
-        listen(self.agent_socket())
     }
 
     /// Where the client for windows connects to.

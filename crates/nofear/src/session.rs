@@ -11,7 +11,6 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use agent_proto::{
@@ -21,6 +20,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 use rustix::time::Timespec;
+use vmm::Visitors;
 
 use crate::control::server::{Guest, Server, Wish};
 use crate::detach::Reporter;
@@ -107,8 +107,8 @@ impl GuestFailed {
 
 /// What a session works with.
 pub struct Session<'a> {
-    /// Where the guest's connections come in; non-blocking.
-    pub listener: UnixListener,
+    /// Where the guest's connections come out.
+    pub visitors: Visitors,
     /// The signals of this process.
     pub signals: &'a Signals,
     /// What the other threads tell.
@@ -270,7 +270,7 @@ impl Conversation<'_> {
         let read = |descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN);
         let mut descriptors = vec![read(session.signals.as_fd()), read(session.inbox.as_fd())];
         if self.greeting.len() < MAX_GREETING {
-            descriptors.push(read(session.listener.as_fd()));
+            descriptors.push(read(session.visitors.as_fd()));
         }
         descriptors.extend(session.control.iter().flat_map(Server::descriptors).map(read));
         descriptors.extend(
@@ -437,21 +437,10 @@ impl Conversation<'_> {
     /// Takes the guest's new connections.
     fn accept(&mut self) -> anyhow::Result<()> {
         while self.greeting.len() < MAX_GREETING {
-            let socket = match self.session.listener.accept() {
-                Ok((socket, _)) => socket,
+            match self.session.visitors.accept() {
+                Ok(socket) => self.greeting.push_back(Connection::new(socket)),
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e).context("accept a connection of the guest"),
-            };
-            let peer = rustix::net::sockopt::socket_peercred(&socket)
-                .context("learn who has connected to the agent's socket")?;
-            // The guest's connections are made by this process's vsock device. The folder's mode keeps other
-            // users out; this, the user's other programs.
-            if peer.pid == rustix::process::getpid() {
-                self.greeting.push_back(Connection::new(socket));
-            } else {
-                let pid = peer.pid.as_raw_nonzero();
-                log::warn!("process {pid} connected to the agent's socket, and was refused");
             }
         }
         Ok(())

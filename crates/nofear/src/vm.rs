@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use agent_proto::{CommandId, Configure, HOST_PORT, ROOT_TAG, Run};
 use anyhow::Context;
 use rustix::rand::{GetRandomFlags, getrandom};
-use vmm::{Config, Console, Exit, Initramfs, Policy, Reach, Share, ThreadKind, Vsock, VsockPort};
+use vmm::{Config, Console, Door, Exit, Initramfs, Policy, Reach, Share, ThreadKind, Vsock, VsockPort};
 
 use crate::control::protocol::Status;
 use crate::control::server::Server;
@@ -36,14 +36,13 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// How much of the kernel's console is shown when the guest dies.
 const CONSOLE_LINES: usize = 30;
 
-/// The VM that every command gets: the host's software, and the agent's way to this process.
-pub fn config(kernel: Option<&Path>, runtime_dir: &RuntimeDir) -> anyhow::Result<Config> {
+/// The VM that every command gets, with the host's software.
+pub fn config(kernel: Option<&Path>) -> anyhow::Result<Config> {
     let (kernel, modules) = match kernel {
         Some(kernel) => (kernel.to_owned(), images::modules(kernel)?),
         None => (Image::Kernel.find()?, None),
     };
     let agent_image = Initramfs::File(Image::Initramfs.find()?);
-    let agent = VsockPort { port: HOST_PORT, path: runtime_dir.agent_socket() };
     let mut config = Config::new(kernel);
     config.initramfs = modules.into_iter().chain([agent_image]).collect();
     config.cache = images::cache();
@@ -51,7 +50,7 @@ pub fn config(kernel: Option<&Path>, runtime_dir: &RuntimeDir) -> anyhow::Result
     config.vcpus = default_cpus();
     config.shares = vec![Share { tag: ROOT_TAG.into(), export: exports::open()? }];
     config.balloon = true;
-    config.vsock = Some(Vsock { cid: GUEST_CID, listen: Vec::new(), connect: vec![agent] });
+    config.vsock = Some(Vsock { cid: GUEST_CID, listen: Vec::new(), connect: Vec::new() });
     Ok(config)
 }
 
@@ -121,7 +120,8 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
         reach,
         require_confinement,
     } = conduct;
-    let listener = runtime_dir.listen()?;
+    let (door, visitors) = Door::new().context("make the agent's way to this process")?;
+    config.vsock.get_or_insert_default().connect.push(VsockPort { port: HOST_PORT, door });
     let next = CommandId(command.command.0 + 1);
     let mut control = match status {
         Some(status) => Some(Server::new(runtime_dir.listen_for_control()?, status, next)),
@@ -192,7 +192,7 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
     let pumps = Pumps::start(streams, &notifier, confine)?;
     vmm::confine_thread_to(ThreadKind::Control, reach).context("confine a thread")?;
     let session = Session {
-        listener,
+        visitors,
         signals: &signals,
         inbox,
         pumps,

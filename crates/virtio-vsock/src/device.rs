@@ -4,17 +4,16 @@ use std::{
     collections::HashMap,
     io,
     os::fd::{AsRawFd, OwnedFd},
-    path::PathBuf,
 };
 
 use rustix::{
     io::{Errno, ioctl_fionbio},
-    net::{SocketAddrUnix, SocketFlags, accept_with},
+    net::{SocketFlags, accept_with},
 };
 use virtio::{Activation, Device, DeviceKind, EventFd, EventOps, EventSet, Events, QueueError};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
 
-use crate::{session::Session, table::Place};
+use crate::{door::Door, session::Session, table::Place};
 
 /// Entries of each queue.
 const QUEUE_SIZE: u16 = 256;
@@ -38,9 +37,8 @@ pub struct Config {
     pub cid: u32,
     /// Ports of the guest, each with a socket of the host whose clients it gets; at most 4,096.
     pub listen: Vec<Listen>,
-    /// Ports of CID 2 that programs of the guest may connect to, and the Unix socket behind each. It is
-    /// opened at each connection, so it may come into being later; all other ports are refused.
-    pub connect: HashMap<u32, PathBuf>,
+    /// Ports of CID 2 that programs of the guest may connect to, and what is behind each; all others are refused.
+    pub connect: HashMap<u32, Door>,
 }
 
 /// A port of the guest, and the socket of the host whose clients it gets.
@@ -83,16 +81,6 @@ pub enum ConfigError {
         /// What the system said.
         source: io::Error,
     },
-    /// A path that no Unix socket can have: over 107 bytes, or with a NUL byte.
-    #[error("use {path} as the Unix socket of vsock port {port}")]
-    Path {
-        /// The host's port.
-        port: u32,
-        /// The path.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
     /// No more descriptors.
     #[error("create an event descriptor for a vsock device")]
     Event(#[source] io::Error),
@@ -103,7 +91,7 @@ pub enum ConfigError {
 pub struct Vsock {
     cid: u32,
     listeners: Vec<Listener>,
-    targets: HashMap<u32, SocketAddrUnix>,
+    doors: HashMap<u32, Door>,
     /// Wakes the device itself, when it stopped in the middle of much work.
     again: EventFd,
     session: Option<Session>,
@@ -139,20 +127,14 @@ impl Vsock {
             ioctl_fionbio(&socket, true).map_err(|e| ConfigError::Listener { port, source: e.into() })?;
             listeners.push(Listener { port, socket, hold, ready: false, waits_for_place: false });
         }
-        let mut targets = HashMap::with_capacity(config.connect.len());
-        for (port, path) in config.connect {
-            let target =
-                SocketAddrUnix::new(&path).map_err(|e| ConfigError::Path { port, path, source: e.into() })?;
-            targets.insert(port, target);
-        }
         let again = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(ConfigError::Event)?;
-        Ok(Self { cid: config.cid, listeners, targets, again, session: None })
+        Ok(Self { cid: config.cid, listeners, doors: config.connect, again, session: None })
     }
 
     /// Does what there is to do, and tells the driver once.
     fn work(&mut self, transmit: bool, events: &mut EventOps) -> Result<(), QueueError> {
         let Some(session) = &mut self.session else { return Ok(()) };
-        let mut more = transmit && session.take_packets(&self.targets, events)?;
+        let mut more = transmit && session.take_packets(&self.doors, events)?;
         for listener in self.listeners.iter_mut().filter(|listener| listener.ready && listener.hold.is_none())
         {
             more |= listener.accept(session, events);

@@ -2,26 +2,27 @@
 //! sockets of the host on the other. No vhost, no `AF_VSOCK` on the host, no privilege.
 //!
 //! Programs of the host reach a guest's port through a Unix or TCP socket that the device listens on; programs
-//! of the guest reach those Unix sockets that an allow-list names, as ports of CID 2. Nothing else is
-//! reachable either way.
+//! of the guest reach the doors that an allow-list names, as ports of CID 2: what they connect to is a descriptor
+//! that comes out at the [`Door`]'s other side. Nothing else is reachable either way, and the device opens nothing.
 //!
 //! ```
 //! use std::{collections::HashMap, os::unix::net::UnixListener};
-//! use nofear_virtio_vsock::{Config, Listen, Vsock};
+//! use nofear_virtio_vsock::{Config, Door, Listen, Vsock};
 //!
 //! # let directory = tempfile::tempdir()?;
 //! # let directory = directory.path();
+//! let (door, visitors) = Door::new()?;
 //! let device = Vsock::new(Config {
 //!     cid: 3,
 //!     // Who connects to `shell.sock` on the host talks to port 1024 of the guest.
 //!     listen: vec![Listen::new(1024, UnixListener::bind(directory.join("shell.sock"))?)],
-//!     // Who connects to port 5000 of CID 2 in the guest talks to `display.sock` on the host.
-//!     connect: HashMap::from([(5000, directory.join("display.sock"))]),
+//!     // Who connects to port 5000 of CID 2 in the guest is what `visitors.accept()` returns.
+//!     connect: HashMap::from([(5000, door)]),
 //! })?;
 //! # let memory = virtio::testing::memory();
 //! let (transport, worker) = virtio::connect(device, memory)?;
 //! std::thread::spawn(move || worker.run());
-//! # drop(transport);
+//! # drop((transport, visitors));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -35,10 +36,12 @@
 
 mod connection;
 mod device;
+mod door;
 mod flow;
 mod packet;
 mod session;
 mod table;
 
 pub use device::{Config, ConfigError, Listen, Vsock};
+pub use door::{Door, Visitors};
 pub use table::MAX_CONNECTIONS;

@@ -5,14 +5,11 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use rustix::{
-    io::Errno,
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
-};
 use virtio::{Activation, Chain, EventOps, Queue, QueueError};
 
 use crate::{
     connection::{Connection, Filled, Ports, Verdict},
+    door::Door,
     packet::{HEADER_SIZE, HOST_CID, Header, MAX_PAYLOAD, Op, STREAM},
     table::{MAX_CONNECTIONS, Place, Table},
 };
@@ -116,18 +113,18 @@ impl Session {
     /// Takes the guest's packets; true when there may be more.
     pub(crate) fn take_packets(
         &mut self,
-        targets: &HashMap<u32, SocketAddrUnix>,
+        doors: &HashMap<u32, Door>,
         events: &mut EventOps,
     ) -> Result<bool, QueueError> {
         for _ in 0..BATCH {
             let Some(chain) = self.transmit.pop()? else { return Ok(false) };
-            self.take_packet(&chain, targets, events);
+            self.take_packet(&chain, doors, events);
             self.transmit.push(chain, 0)?;
         }
         Ok(true)
     }
 
-    fn take_packet(&mut self, chain: &Chain, targets: &HashMap<u32, SocketAddrUnix>, events: &mut EventOps) {
+    fn take_packet(&mut self, chain: &Chain, doors: &HashMap<u32, Door>, events: &mut EventOps) {
         let mut raw = [0; HEADER_SIZE];
         // Without a header, or from another than this guest, it has no sender to answer.
         if !chain.read_at(0, &mut raw) {
@@ -156,7 +153,7 @@ impl Session {
                 self.table.settle(place, events);
             }
             None if whole && header.op == Op::Request as u16 => {
-                if !self.open(&header, ports, targets, events) {
+                if !self.open(&header, ports, doors, events) {
                     self.refuse(&header);
                 }
             }
@@ -169,17 +166,17 @@ impl Session {
         &mut self,
         request: &Header,
         ports: Ports,
-        targets: &HashMap<u32, SocketAddrUnix>,
+        doors: &HashMap<u32, Door>,
         events: &mut EventOps,
     ) -> bool {
-        let (Some(target), Some(vacancy)) = (targets.get(&ports.host), self.table.vacancy()) else {
+        let (Some(door), Some(vacancy)) = (doors.get(&ports.host), self.table.vacancy()) else {
             log::debug!("vsock: refused a connection to host port {}", ports.host);
             return false;
         };
-        let socket = match dial(target) {
-            Ok(socket) => socket,
+        let socket = match door.enter() {
+            Ok(socket) => socket.into(),
             Err(e) => {
-                log::debug!("vsock: can't connect to {target:?}: {e}");
+                log::debug!("vsock: can't hand over a connection to host port {}: {e}", ports.host);
                 return false;
             }
         };
@@ -248,12 +245,4 @@ impl Session {
     pub(crate) fn close(mut self, events: &mut EventOps) {
         self.table.clear(events);
     }
-}
-
-/// Connects to a Unix socket without waiting: with its backlog full that fails.
-fn dial(target: &SocketAddrUnix) -> Result<OwnedFd, Errno> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    connect(&socket, target)?;
-    Ok(socket)
 }

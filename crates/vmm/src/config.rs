@@ -8,6 +8,7 @@ use virtio_net::{
     filter::{Journal, Policy},
     resolver::Channel,
 };
+use virtio_vsock::Door;
 
 use crate::ThreadKind;
 
@@ -119,7 +120,7 @@ pub struct Vsock {
     pub cid: u32,
     /// Sockets on the host of which each connection becomes one to a guest port.
     pub listen: Vec<VsockListener>,
-    /// Unix sockets on the host that the guest may connect to, by host port.
+    /// What the guest may connect to, by host port.
     pub connect: Vec<VsockPort>,
 }
 
@@ -135,13 +136,13 @@ pub struct VsockListener {
     pub hold: Option<OwnedFd>,
 }
 
-/// A port and a Unix socket.
+/// A port of the host's, and where the guest's connections to it come out.
 #[derive(Clone, Debug)]
 pub struct VsockPort {
     /// The vsock port.
     pub port: u32,
-    /// The Unix socket's path, at most 107 bytes.
-    pub path: PathBuf,
+    /// What it opens onto; the [`Visitors`](crate::Visitors) that were made with it get the connections.
+    pub door: Door,
 }
 
 /// A network interface. The guest is told its addresses by other means; the device holds it to them.

@@ -55,4 +55,5 @@ pub use virtio;
 pub use virtio_balloon::Counts as BalloonCounts;
 /// What a network device's policy and its resolver's messages are made of.
 pub use virtio_net as net;
+pub use virtio_vsock::{Door, Visitors};
 pub use vm::{Handle, Vm};

@@ -171,7 +171,7 @@ fn open_vsock(config: crate::Vsock) -> Result<vsock::Vsock, Error> {
         vsock::Listen { port, socket, hold }
     });
     let listen = listen.collect();
-    let connect: HashMap<_, _> = config.connect.into_iter().map(|entry| (entry.port, entry.path)).collect();
+    let connect: HashMap<_, _> = config.connect.into_iter().map(|entry| (entry.port, entry.door)).collect();
     vsock::Vsock::new(vsock::Config { cid: config.cid, listen, connect })
         .map_err(|e| Error::Config(e.to_string()))
 }

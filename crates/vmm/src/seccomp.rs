@@ -104,8 +104,7 @@ const NINEP_CHANGE: &[c_long] = &[
 
 /// Unix sockets.
 const VSOCK: &[c_long] = &[
-    SYS_socket,
-    SYS_connect,
+    SYS_socketpair,
     SYS_accept4,
     SYS_sendmsg,
     SYS_recvmsg,
@@ -176,6 +175,8 @@ const CONTROL: &[c_long] = &[
     // A stream's socket, to the process that has asked for the command.
     SYS_sendmsg,
     SYS_recvfrom,
+    // A connection of the guest's, from the vsock device.
+    SYS_recvmsg,
     SYS_getsockopt,
     SYS_ioctl,
     SYS_unlinkat,
@@ -224,7 +225,9 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
         }
         ThreadKind::Vsock => {
             only(SYS_ioctl, 1, &[FIONBIO, KVM_IRQ_LINE]);
-            only(SYS_socket, 0, &[AF_UNIX as u64]);
+            // A connection and its other side, which is handed over. A stream can't send to a name; datagrams could.
+            let stream = (SOCK_STREAM | SOCK_CLOEXEC) as u32;
+            rules.insert(SYS_socketpair as u32, Rule::Both((0, AF_UNIX as u32), (1, stream)));
         }
         // Not TIOCSTI, which types for the user.
         ThreadKind::Control => only(SYS_ioctl, 1, TERMINAL),

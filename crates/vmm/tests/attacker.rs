@@ -13,7 +13,7 @@ use std::{
         linux::net::SocketAddrExt,
         unix::{
             ffi::OsStrExt,
-            net::{SocketAddr, UnixListener},
+            net::{SocketAddr, UnixDatagram, UnixListener},
             process::ExitStatusExt,
         },
     },
@@ -45,7 +45,7 @@ const KINDS: [ThreadKind; 10] = [
 struct World {
     /// The tree that 9P servers are to serve, open as theirs is.
     granted: OwnedFd,
-    /// A folder beside it, with a file `secret`, and another VM's `control.sock`.
+    /// A folder beside it, with a file `secret`, and another VM's `control.sock`, and a program's `log.sock`.
     outside: PathBuf,
     /// Another process of the same user.
     victim: pid_t,
@@ -130,6 +130,7 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("a raw packet socket", |_| call(SYS_socket, [AF_PACKET.into(), SOCK_RAW.into(), 0])),
     ("a vsock socket", |_| call(SYS_socket, [AF_VSOCK.into(), SOCK_STREAM.into(), 0])),
     ("a netlink socket", |_| call(SYS_socket, [AF_NETLINK.into(), SOCK_RAW.into(), 0])),
+    ("a message to a program's socket", |w| datagram(w.outside.join("log.sock").as_os_str().as_bytes())),
     ("another VM's control socket", |w| unix(w.outside.join("control.sock").as_os_str().as_bytes(), 0)),
     ("a session's abstract socket", |w| unix(format!("nofear-{}", w.victim).as_bytes(), 1)),
 ];
@@ -144,11 +145,6 @@ const GETS: &[(&str, ThreadKind, &str)] = &[
     ),
     ("an IPv4 stream", ThreadKind::Resolver, "a socket is only the beginning: it connects nowhere"),
     ("a netlink socket", ThreadKind::Resolver, "this host's addresses, which guests must not reach"),
-    (
-        "another VM's control socket",
-        ThreadKind::Vsock,
-        "Unix sockets of the user can be connected to by path",
-    ),
 ];
 
 /// Calls the kernel; the result, or an error's number below zero.
@@ -184,11 +180,23 @@ fn two(number: c_long, world: &World, flags: i64) -> c_long {
 
 fn unix(name: &[u8], offset: usize) -> c_long {
     let socket = call(SYS_socket, [AF_UNIX.into(), SOCK_STREAM.into(), 0]);
-    let mut address = [0_u8; 110];
-    address[0] = AF_UNIX as u8;
-    address[2 + offset..2 + offset + name.len()].copy_from_slice(name);
-    let length = (2 + offset + name.len()) as i64;
-    if socket < 0 { socket } else { call(SYS_connect, [socket, address.as_ptr() as i64, length]) }
+    let address = address(name, offset);
+    let (at, length) = (address.as_ptr() as i64, address.len() as i64);
+    if socket < 0 { socket } else { call(SYS_connect, [socket, at, length]) }
+}
+
+/// Sends without a connection: who may make pairs of sockets has one that can.
+fn datagram(name: &[u8]) -> c_long {
+    let mut pair: [c_int; 2] = [-1; 2];
+    let (kind, address) = (i64::from(SOCK_DGRAM | SOCK_CLOEXEC), address(name, 0));
+    let made = call(SYS_socketpair, [AF_UNIX.into(), kind, 0, pair.as_mut_ptr() as i64]);
+    let (at, length) = (address.as_ptr() as i64, address.len() as i64);
+    if made < 0 { made } else { call(SYS_sendto, [pair[0].into(), at, 1, 0, at, length]) }
+}
+
+fn address(name: &[u8], offset: usize) -> Vec<u8> {
+    let family = (AF_UNIX as u16).to_ne_bytes();
+    [&family[..], &[0].repeat(offset), name].concat()
 }
 
 const CHILD: &str = "NOFEAR_ATTEMPT";
@@ -249,6 +257,7 @@ fn an_attacker_in_any_thread_gets_nothing_but_what_the_thread_needs() {
     let secret = root.join("outside/secret");
     fs::write(&secret, "secret").unwrap();
     let _socket = UnixListener::bind(root.join("outside/control.sock")).unwrap();
+    let _log = UnixDatagram::bind(root.join("outside/log.sock")).unwrap();
     let name = format!("nofear-{}", victim.id());
     let name = SocketAddr::from_abstract_name(name).unwrap();
     let _abstract = UnixListener::bind_addr(&name).unwrap();
@@ -288,6 +297,6 @@ fn an_attacker_in_any_thread_gets_nothing_but_what_the_thread_needs() {
     victim.kill().unwrap();
     victim.wait().unwrap();
     assert_eq!(fs::read(&secret).unwrap(), b"secret");
-    assert_eq!(fs::read_dir(root.join("outside")).unwrap().count(), 2);
+    assert_eq!(fs::read_dir(root.join("outside")).unwrap().count(), 3);
     assert_eq!(wrong, Vec::<String>::new());
 }

@@ -17,7 +17,7 @@ use std::{
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use virtio::testing::{Buffer, Driver};
-use virtio_vsock::{Config, Listen, Vsock};
+use virtio_vsock::{Config, Door, Listen, Visitors, Vsock};
 
 const HEADER_SIZE: usize = 44;
 const SIZES: [u16; 3] = [256; 3];
@@ -86,7 +86,8 @@ enum Credit {
 /// Sockets of the host, once for the process.
 struct Host {
     guest: UnixListener,
-    service: UnixListener,
+    door: Door,
+    service: Visitors,
     directory: tempfile::TempDir,
 }
 
@@ -99,7 +100,8 @@ fn host() -> &'static Host {
             listener.set_nonblocking(true).expect("a socket that does not wait");
             listener
         };
-        Host { guest: bind("guest"), service: bind("service"), directory }
+        let (door, service) = Door::new().expect("a door");
+        Host { guest: bind("guest"), door, service, directory }
     })
 }
 
@@ -130,7 +132,7 @@ impl Session {
         let device = Vsock::new(Config {
             cid: 3,
             listen: vec![Listen::new(LISTENED, host.guest.try_clone().expect("one more descriptor"))],
-            connect: HashMap::from([(SERVICE, host.directory.path().join("service"))]),
+            connect: HashMap::from([(SERVICE, host.door.clone())]),
         });
         let driver = Driver::start(device.expect("a valid configuration"));
         let mut new =
@@ -290,7 +292,7 @@ impl Session {
                 self.reset();
             }
         }
-        while let Ok((stream, _)) = host().service.accept() {
+        while let Ok(stream) = host().service.accept() {
             self.keep(stream);
         }
     }

@@ -94,7 +94,7 @@ fn in_vm<T: Send + 'static>(
     read: fn(UnixStream) -> T,
 ) -> anyhow::Result<(Ending, T)> {
     let runtime_dir = RuntimeDir::create(None)?;
-    let mut config = vm::config(None, &runtime_dir)?;
+    let mut config = vm::config(None)?;
     config.memory = MEMORY;
     config.vcpus = 1;
     config.disks = vec![super::disk(profile)];

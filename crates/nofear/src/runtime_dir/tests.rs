@@ -24,9 +24,9 @@ fn listing(base: &(tempfile::TempDir, OwnedFd)) -> Vec<String> {
 fn a_folder_is_its_users_alone_and_goes_with_the_vm() {
     let base = base();
     let vm = create(&base).unwrap();
-    let listener = vm.listen().unwrap();
+    let listener = vm.listen_for_control().unwrap();
     assert_eq!(fs::metadata(&vm.path).unwrap().mode() & 0o777, 0o700);
-    UnixStream::connect(vm.agent_socket()).unwrap();
+    UnixStream::connect(vm.path.join(CONTROL_SOCKET)).unwrap();
     drop(listener);
     drop(vm);
     assert!(listing(&base).is_empty());
@@ -39,7 +39,7 @@ fn a_dead_vms_folder_is_removed_and_a_living_ones_is_not() {
     let living_id = living.id.clone();
     // Killed: the lock goes with the descriptors, and nothing is removed.
     let dead = create(&base).unwrap();
-    let _socket = dead.listen().unwrap();
+    let _socket = dead.listen_for_control().unwrap();
     let dead = std::mem::ManuallyDrop::new(dead);
     flock(&dead.folder, FlockOperation::Unlock).unwrap();
     // Not a VM's.
@@ -100,7 +100,7 @@ fn a_name_is_had_by_one_vm_at_a_time_and_free_when_that_was_killed() {
     let web = create("web").unwrap();
     assert!(format!("{:#}", create("web").unwrap_err()).contains("the name web runs already"));
     create("mail").unwrap();
-    let _socket = web.listen().unwrap();
+    let _socket = web.listen_for_control().unwrap();
     let dead = std::mem::ManuallyDrop::new(web);
     flock(&dead.folder, FlockOperation::Unlock).unwrap();
     assert_eq!(create("web").unwrap().id(), "web");

@@ -51,7 +51,7 @@ impl Conversation<'_> {
             }
             // What comes to the socket now is of no interest, but must not keep the loop from its sleep.
             self.greeting.clear();
-            while self.session.listener.accept().is_ok() {}
+            while self.session.visitors.accept().is_ok() {}
             while let Some(control) = &mut self.control {
                 match control.receive::<FromAgent>(MAX_FROM_AGENT) {
                     Ok(Received::Message(_)) => {}

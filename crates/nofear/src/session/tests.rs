@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::thread;
 
 use agent_proto::{MAX_TO_AGENT, TerminalSize, User, read_frame, write_frame};
 use rustix::pipe::{PipeFlags, pipe, pipe_with};
+
+use vmm::Door;
 
 use super::*;
 
@@ -22,7 +23,7 @@ const ID: CommandId = CommandId(1);
 
 /// This side of a session: its streams, signals and socket.
 struct Host {
-    folder: tempfile::TempDir,
+    door: Door,
     input: Option<File>,
     signals: File,
     notifier: Notifier,
@@ -41,9 +42,7 @@ impl Host {
     }
 
     fn with_output(stdio: Stdio, stdout: File) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(folder.path().join("agent")).unwrap();
-        listener.set_nonblocking(true).unwrap();
+        let (door, visitors) = Door::new().unwrap();
         let (stdin, input) = pipe().unwrap();
         let (records, signals) = pipe_with(PipeFlags::NONBLOCK).unwrap();
         let stderr = tempfile::tempfile().unwrap();
@@ -56,7 +55,7 @@ impl Host {
         let pumps = Pumps::start(streams, &notifier, || Ok(())).unwrap();
         let user = User { name: "u".into(), uid: 1, gid: 1, home: "/home/u".into(), shell: "/bin/sh".into() };
         let session = Session {
-            listener,
+            visitors,
             signals: leak(Signals::from_records(records)),
             inbox,
             pumps,
@@ -86,18 +85,13 @@ impl Host {
             reporter: None,
             lasting: false,
         };
-        Self { folder, input: Some(input.into()), signals: signals.into(), notifier, stdout, stderr, session }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("agent")
+        Self { door, input: Some(input.into()), signals: signals.into(), notifier, stdout, stderr, session }
     }
 
     /// Runs the session against `agent`, and returns what came out.
-    fn against<T: Send>(mut self, agent: impl FnOnce(&Path) -> T + Send) -> Outcome {
-        let path = self.path();
+    fn against<T: Send>(mut self, agent: impl FnOnce(&Door) -> T + Send) -> Outcome {
         let result = thread::scope(|scope| {
-            let agent = scope.spawn(|| agent(&path));
+            let agent = scope.spawn(|| agent(&self.door));
             let result = self.session.conduct().0;
             drop(self.input.take());
             agent.join().unwrap();
@@ -127,22 +121,22 @@ impl Outcome {
 
 /// The guest's side.
 struct Agent {
-    path: PathBuf,
+    door: Door,
     control: UnixStream,
 }
 
 impl Agent {
     /// Connects and takes the configuration and the command.
-    fn start(path: &Path) -> Self {
-        let mut agent = Self::connect(path);
+    fn start(door: &Door) -> Self {
+        let mut agent = Self::connect(door);
         assert!(matches!(agent.receive(), Some(ToAgent::Configure(_))));
         assert!(matches!(agent.receive(), Some(ToAgent::Run(run)) if run.argv[1].len() == 200_000));
         agent
     }
 
-    fn connect(path: &Path) -> Self {
-        let control = hello(path, &Hello::Control { version: VERSION });
-        Self { path: path.into(), control }
+    fn connect(door: &Door) -> Self {
+        let control = hello(door, &Hello::Control { version: VERSION });
+        Self { door: door.clone(), control }
     }
 
     fn receive(&mut self) -> Option<ToAgent> {
@@ -155,7 +149,7 @@ impl Agent {
     }
 
     fn stream(&self, stream: Stream) -> UnixStream {
-        hello(&self.path, &Hello::Stream { command: ID, stream })
+        hello(&self.door, &Hello::Stream { command: ID, stream })
     }
 
     fn pipes(&self) -> [UnixStream; 3] {
@@ -171,8 +165,15 @@ impl Agent {
     }
 }
 
-fn hello(path: &Path, hello: &Hello) -> UnixStream {
-    let mut stream = UnixStream::connect(path).unwrap();
+/// A connection of the guest's.
+fn enter(door: &Door) -> UnixStream {
+    let stream = door.enter().unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream
+}
+
+fn hello(door: &Door, hello: &Hello) -> UnixStream {
+    let mut stream = enter(door);
     write_frame(&mut stream, hello).unwrap();
     stream
 }
@@ -188,8 +189,8 @@ fn streams_are_separate_and_binary_and_the_status_is_the_commands() {
     let sent: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 253) as u8).collect();
     let expected = sent.clone();
     let writer = thread::spawn(move || input.write_all(&sent).unwrap());
-    let outcome = host.against(|path| {
-        let mut agent = Agent::start(path);
+    let outcome = host.against(|door| {
+        let mut agent = Agent::start(door);
         let [mut stdin, mut stdout, mut stderr] = agent.pipes();
         agent.started();
         let mut bytes = Vec::new();
@@ -208,12 +209,12 @@ fn streams_are_separate_and_binary_and_the_status_is_the_commands() {
 
 #[test]
 fn bytes_right_behind_the_hello_are_the_streams() {
-    let outcome = Host::new(Stdio::Pipes).against(|path| {
-        let mut agent = Agent::start(path);
+    let outcome = Host::new(Stdio::Pipes).against(|door| {
+        let mut agent = Agent::start(door);
         let mut first = Vec::new();
         write_frame(&mut first, &Hello::Stream { command: ID, stream: Stream::Stdout }).unwrap();
         first.extend(b"at once");
-        UnixStream::connect(path).unwrap().write_all(&first).unwrap();
+        enter(door).write_all(&first).unwrap();
         drop(agent.stream(Stream::Stderr));
         agent.started();
         agent.ended(End::Exited(0));
@@ -226,8 +227,8 @@ fn bytes_right_behind_the_hello_are_the_streams() {
 fn a_terminal_is_one_stream_both_ways() {
     let mut host = Host::new(Stdio::Terminal(TerminalSize { rows: 24, columns: 80 }));
     host.input.as_mut().unwrap().write_all(b"keys").unwrap();
-    let outcome = host.against(|path| {
-        let mut agent = Agent::start(path);
+    let outcome = host.against(|door| {
+        let mut agent = Agent::start(door);
         let mut terminal = agent.stream(Stream::Terminal);
         agent.started();
         let mut keys = [0; 4];
@@ -245,8 +246,8 @@ fn after_the_commands_end_no_terminal_is_kept_from_the_user() {
     let mut host = Host::new(Stdio::Terminal(TerminalSize { rows: 24, columns: 80 }));
     host.session.terminal = Some(terminal::tests::terminal().0);
     let mut signals = host.signals.try_clone().unwrap();
-    let outcome = host.against(move |path| {
-        let mut agent = Agent::start(path);
+    let outcome = host.against(move |door| {
+        let mut agent = Agent::start(door);
         agent.started();
         agent.ended(End::Exited(3));
         thread::sleep(Duration::from_millis(200));
@@ -266,8 +267,8 @@ fn after_the_commands_end_no_terminal_is_kept_from_the_user() {
 fn output_that_nobody_reads_closes_the_guests_stream() {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
-    let outcome = Host::with_output(Stdio::Pipes, writer.into()).against(|path| {
-        let mut agent = Agent::start(path);
+    let outcome = Host::with_output(Stdio::Pipes, writer.into()).against(|door| {
+        let mut agent = Agent::start(door);
         let [_, mut stdout, stderr] = agent.pipes();
         agent.started();
         // As `yes` does: until SIGPIPE.
@@ -281,8 +282,8 @@ fn output_that_nobody_reads_closes_the_guests_stream() {
 #[test]
 fn output_that_cannot_be_written_is_a_failure() {
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let outcome = Host::with_output(Stdio::Pipes, full).against(|path| {
-        let mut agent = Agent::start(path);
+    let outcome = Host::with_output(Stdio::Pipes, full).against(|door| {
+        let mut agent = Agent::start(door);
         let [_, mut stdout, _] = agent.pipes();
         agent.started();
         stdout.write_all(b"x").unwrap();
@@ -295,8 +296,8 @@ fn output_that_cannot_be_written_is_a_failure() {
 
 #[test]
 fn a_command_that_was_not_started_is_told_with_the_step() {
-    let outcome = Host::new(Stdio::Pipes).against(|path| {
-        let mut agent = Agent::start(path);
+    let outcome = Host::new(Stdio::Pipes).against(|door| {
+        let mut agent = Agent::start(door);
         agent.send(&FromAgent::NotStarted { command: ID, step: Step::Execute, errno: 2 });
     });
     assert_eq!(outcome.result.unwrap(), Ending::NotStarted { step: Step::Execute, errno: 2 });
@@ -306,8 +307,8 @@ fn a_command_that_was_not_started_is_told_with_the_step() {
 fn a_signal_is_passed_on_and_the_third_ends_the_vm() {
     let host = Host::new(Stdio::Pipes);
     let mut signals = host.signals.try_clone().unwrap();
-    let outcome = host.against(move |path| {
-        let mut agent = Agent::start(path);
+    let outcome = host.against(move |door| {
+        let mut agent = Agent::start(door);
         let _streams = agent.pipes();
         agent.started();
         // Until the host has seen that the command runs, a signal ends the session.
@@ -334,8 +335,8 @@ fn a_signal_while_the_guest_boots_ends_the_session() {
 fn a_signal_after_the_commands_end_stops_the_wait_for_its_children() {
     let host = Host::new(Stdio::Pipes);
     let mut signals = host.signals.try_clone().unwrap();
-    let outcome = host.against(move |path| {
-        let mut agent = Agent::start(path);
+    let outcome = host.against(move |door| {
+        let mut agent = Agent::start(door);
         let streams = agent.pipes();
         agent.started();
         agent.ended(End::Exited(3));
@@ -359,8 +360,8 @@ fn the_vms_end_before_the_commands_is_a_failure_that_says_why() {
 fn what_the_agent_sent_before_the_vms_end_counts() {
     let host = Host::new(Stdio::Pipes);
     let notifier = host.notifier.clone();
-    let outcome = host.against(move |path| {
-        let mut agent = Agent::start(path);
+    let outcome = host.against(move |door| {
+        let mut agent = Agent::start(door);
         let streams = agent.pipes();
         agent.started();
         thread::sleep(Duration::from_millis(100));
@@ -373,16 +374,16 @@ fn what_the_agent_sent_before_the_vms_end_counts() {
 
 #[test]
 fn an_agent_of_another_build_is_refused() {
-    let outcome = Host::new(Stdio::Pipes).against(|path| {
-        hello(path, &Hello::Control { version: VERSION + 1 });
+    let outcome = Host::new(Stdio::Pipes).against(|door| {
+        hello(door, &Hello::Control { version: VERSION + 1 });
     });
     assert!(outcome.error().contains("version"));
 }
 
 /// Runs an agent that has started the command and then does what it must not.
 fn hostile(act: impl FnOnce(&mut Agent) + Send) -> String {
-    let outcome = Host::new(Stdio::Pipes).against(|path| {
-        let mut agent = Agent::start(path);
+    let outcome = Host::new(Stdio::Pipes).against(|door| {
+        let mut agent = Agent::start(door);
         act(&mut agent);
         // The host ends the session; an agent that got through would hang here.
         let _ = agent.control.read(&mut [0]);
@@ -398,21 +399,21 @@ fn streams_that_were_not_asked_for_end_the_session() {
     hostile(|agent| drop(agent.stream(Stream::Terminal)));
     hostile(|agent| drop([agent.stream(Stream::Stdout), agent.stream(Stream::Stdout)]));
     hostile(|agent| {
-        drop(hello(&agent.path, &Hello::Stream { command: CommandId(2), stream: Stream::Stdout }));
+        drop(hello(&agent.door, &Hello::Stream { command: CommandId(2), stream: Stream::Stdout }));
     });
 }
 
 #[test]
 fn a_stream_before_the_control_connection_ends_the_session() {
-    let outcome = Host::new(Stdio::Pipes).against(|path| {
-        hello(path, &Hello::Stream { command: ID, stream: Stream::Stdout });
+    let outcome = Host::new(Stdio::Pipes).against(|door| {
+        hello(door, &Hello::Stream { command: ID, stream: Stream::Stdout });
     });
     assert!(outcome.error().contains("protocol"));
 }
 
 #[test]
 fn a_second_control_connection_ends_the_session() {
-    hostile(|agent| drop(hello(&agent.path, &Hello::Control { version: VERSION })));
+    hostile(|agent| drop(hello(&agent.door, &Hello::Control { version: VERSION })));
 }
 
 #[test]
@@ -440,16 +441,16 @@ fn frames_that_are_too_long_or_garbage_end_the_session() {
     assert!(error.contains("limit"), "{error}");
     hostile(|agent| agent.control.write_all(&[1, 0, 0, 0, 0xee]).unwrap());
     hostile(|agent| agent.control.write_all(&[0, 0, 0, 0]).unwrap());
-    hostile(|agent| UnixStream::connect(&agent.path).unwrap().write_all(&[65, 0, 0, 0]).unwrap());
+    hostile(|agent| enter(&agent.door).write_all(&[65, 0, 0, 0]).unwrap());
 }
 
 #[test]
 fn connections_that_say_nothing_hold_up_nobody() {
-    let outcome = Host::new(Stdio::Pipes).against(|path| {
-        let silent: Vec<_> = (0..3).map(|_| UnixStream::connect(path).unwrap()).collect();
-        let mut agent = Agent::start(path);
+    let outcome = Host::new(Stdio::Pipes).against(|door| {
+        let silent: Vec<_> = (0..3).map(|_| enter(door)).collect();
+        let mut agent = Agent::start(door);
         // Half a frame, and then silence.
-        let mut half = UnixStream::connect(path).unwrap();
+        let mut half = enter(door);
         half.write_all(&[9, 0]).unwrap();
         drop(agent.pipes());
         agent.started();
@@ -462,8 +463,8 @@ fn connections_that_say_nothing_hold_up_nobody() {
 
 #[test]
 fn a_flood_of_warnings_is_taken_and_the_command_goes_on() {
-    let outcome = Host::new(Stdio::Pipes).against(|path| {
-        let mut agent = Agent::start(path);
+    let outcome = Host::new(Stdio::Pipes).against(|door| {
+        let mut agent = Agent::start(door);
         drop(agent.pipes());
         agent.started();
         for _ in 0..10_000 {
@@ -479,8 +480,8 @@ fn a_guest_of_which_something_lasts_is_ended_in_order() {
     let mut host = Host::new(Stdio::Pipes);
     host.session.lasting = true;
     let notifier = host.notifier.clone();
-    let outcome = host.against(|path| {
-        let mut agent = Agent::start(path);
+    let outcome = host.against(|door| {
+        let mut agent = Agent::start(door);
         let streams = agent.pipes();
         agent.started();
         agent.ended(End::Exited(3));
@@ -498,8 +499,8 @@ fn a_signal_ends_the_waiting_for_a_guest_that_does_not_end() {
     let mut host = Host::new(Stdio::Pipes);
     host.session.lasting = true;
     let mut signals = host.signals.try_clone().unwrap();
-    let outcome = host.against(|path| {
-        let mut agent = Agent::start(path);
+    let outcome = host.against(|door| {
+        let mut agent = Agent::start(door);
         let streams = agent.pipes();
         agent.started();
         agent.ended(End::Exited(3));
@@ -517,8 +518,8 @@ fn a_guest_that_has_not_started_the_command_is_not_waited_for() {
     let mut host = Host::new(Stdio::Pipes);
     host.session.lasting = true;
     let mut signals = host.signals.try_clone().unwrap();
-    let outcome = host.against(|path| {
-        let mut agent = Agent::start(path);
+    let outcome = host.against(|door| {
+        let mut agent = Agent::start(door);
         signal(&mut signals, Signal::INT);
         assert_eq!(agent.receive(), None);
     });
@@ -529,8 +530,8 @@ fn a_guest_that_has_not_started_the_command_is_not_waited_for() {
 fn a_guest_that_broke_the_protocol_is_not_waited_for() {
     let mut host = Host::new(Stdio::Pipes);
     host.session.lasting = true;
-    let outcome = host.against(|path| {
-        let mut agent = Agent::start(path);
+    let outcome = host.against(|door| {
+        let mut agent = Agent::start(door);
         agent.send(&FromAgent::Ended { command: CommandId(99), end: End::Exited(0) });
         assert_eq!(agent.receive(), None);
     });

@@ -30,6 +30,8 @@ pub(super) enum Rule {
     Always,
     /// When the low half of this argument is one of these.
     Argument(u8, Vec<u32>),
+    /// When the low halves of these two arguments are these.
+    Both((u8, u32), (u8, u32)),
     /// When the low half of this argument has none of these bits.
     Without(u8, u32),
 }
@@ -101,6 +103,14 @@ fn allowed(rule: &Rule) -> BpfProgram {
             code.push(instruction(RETURN, ALLOW));
             code
         }
+        Rule::Both((first, one), (second, other)) => vec![
+            instruction(LOAD, ARGUMENTS + 8 * u32::from(*first)),
+            jump(JUMP_EQUAL, *one, 0, 2),
+            instruction(LOAD, ARGUMENTS + 8 * u32::from(*second)),
+            jump(JUMP_EQUAL, *other, 1, 0),
+            instruction(RETURN, KILL_PROCESS),
+            instruction(RETURN, ALLOW),
+        ],
         Rule::Without(index, bits) => vec![
             instruction(LOAD, ARGUMENTS + 8 * u32::from(*index)),
             jump(JUMP_ANY_BIT, *bits, 0, 1),
@@ -169,6 +179,7 @@ mod tests {
                     Some(Rule::Always) => true,
                     Some(Rule::Argument(_, values)) => values.contains(&argument),
                     Some(Rule::Without(_, bits)) => argument & bits == 0,
+                    Some(Rule::Both(..)) => unreachable!("a test of its own"),
                 };
                 prop_assert_eq!(run(&program, ARCH_X86_64, number, [0, argument, 0, 0, 0, 0]), wanted);
                 prop_assert!(!run(&program, 0x4000_0003, number, [0; 6]), "another architecture");
@@ -178,6 +189,14 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+    #[test]
+    fn both_arguments_must_be_what_is_listed() {
+        let program = program(&BTreeMap::from([(53, Rule::Both((0, 1), (1, 7)))]));
+        for (arguments, wanted) in [([1, 7], true), ([1, 6], false), ([2, 7], false), ([7, 1], false)] {
+            let [first, second] = arguments;
+            assert_eq!(run(&program, ARCH_X86_64, 53, [first, second, 9, 9, 9, 9]), wanted, "{arguments:?}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Other processes at the session's control socket.
 
+use std::os::unix::net::UnixListener;
+
 use crate::control::client::Channel;
 use crate::control::protocol::{Ask, Event, Exec, LifeState, Request, Status, StreamName, ToCommand};
 
@@ -8,9 +10,11 @@ use crate::control::server::tests::FakeVm;
 
 const OTHER: CommandId = CommandId(2);
 
-fn controlled() -> Host {
+/// A session, and the folder of its control socket.
+fn controlled() -> (tempfile::TempDir, Host) {
+    let folder = tempfile::tempdir().unwrap();
     let mut host = Host::new(Stdio::Pipes);
-    let listener = UnixListener::bind(host.folder.path().join("control")).unwrap();
+    let listener = UnixListener::bind(folder.path().join("control")).unwrap();
     listener.set_nonblocking(true).unwrap();
     let status = Status {
         vm: "01234567".into(),
@@ -22,11 +26,11 @@ fn controlled() -> Host {
         cpus: 1,
     };
     host.session.control = Some(Server::new(listener, status, OTHER));
-    host
+    (folder, host)
 }
 
-fn ask(path: &Path, ask: Ask) -> Channel {
-    let mut channel = Channel::new(UnixStream::connect(path.with_file_name("control")).unwrap());
+fn ask(folder: &tempfile::TempDir, ask: Ask) -> Channel {
+    let mut channel = Channel::new(UnixStream::connect(folder.path().join("control")).unwrap());
     channel.send(&Request::from(ask)).unwrap();
     channel
 }
@@ -43,14 +47,15 @@ fn exec() -> Ask {
 
 #[test]
 fn a_command_that_another_process_asks_for_runs_beside_the_first() {
-    let outcome = controlled().against(|path| {
+    let (folder, host) = controlled();
+    let outcome = host.against(|door| {
         // Asked for before there is an agent, it waits.
-        let mut channel = ask(path, exec());
-        let mut agent = Agent::start(path);
+        let mut channel = ask(&folder, exec());
+        let mut agent = Agent::start(door);
         let [_stdin, stdout, stderr] = agent.pipes();
         agent.started();
         assert!(matches!(agent.receive(), Some(ToAgent::Run(run)) if run.command == OTHER && run.argv == [b"other"]));
-        let mut theirs = hello(path, &Hello::Stream { command: OTHER, stream: Stream::Stdout });
+        let mut theirs = hello(door, &Hello::Stream { command: OTHER, stream: Stream::Stdout });
         agent.send(&FromAgent::Started { command: OTHER });
         theirs.write_all(b"for the other process").unwrap();
         drop(theirs);
@@ -79,17 +84,19 @@ fn what_nobody_asked_for_ends_the_vm_with_others_there_too() {
         FromAgent::Ended { command: CommandId(9), end: End::Exited(0) },
         FromAgent::Started { command: ID },
     ] {
-        let outcome = controlled().against(|path| {
-            let mut agent = Agent::start(path);
+        let (_folder, host) = controlled();
+        let outcome = host.against(|door| {
+            let mut agent = Agent::start(door);
             agent.started();
             agent.send(&lie);
             assert_eq!(agent.receive(), None);
         });
         assert!(outcome.error().contains("protocol"));
     }
-    let outcome = controlled().against(|path| {
-        let mut agent = Agent::start(path);
-        hello(path, &Hello::Stream { command: OTHER, stream: Stream::Stdout });
+    let (_folder, host) = controlled();
+    let outcome = host.against(|door| {
+        let mut agent = Agent::start(door);
+        hello(door, &Hello::Stream { command: OTHER, stream: Stream::Stdout });
         assert_eq!(agent.receive(), None);
     });
     assert!(outcome.error().contains("unasked"));
@@ -98,12 +105,12 @@ fn what_nobody_asked_for_ends_the_vm_with_others_there_too() {
 #[test]
 fn a_stop_asks_the_guest_and_a_forced_one_does_not() {
     for (force, signal) in [(false, Signal::TERM), (true, Signal::KILL)] {
-        let host = controlled();
+        let (folder, host) = controlled();
         let notifier = host.notifier.clone();
-        let outcome = host.against(|path| {
-            let mut agent = Agent::start(path);
+        let outcome = host.against(|door| {
+            let mut agent = Agent::start(door);
             agent.started();
-            let mut channel = ask(path, Ask::Stop { force });
+            let mut channel = ask(&folder, Ask::Stop { force });
             assert_eq!(channel.next().unwrap(), Some(Event::Stopping));
             assert_eq!(channel.next().unwrap(), None);
             let expected = if force { None } else { Some(ToAgent::Shutdown) };
@@ -116,27 +123,28 @@ fn a_stop_asks_the_guest_and_a_forced_one_does_not() {
 
 #[test]
 fn a_paused_guest_has_all_the_time_that_it_had() {
-    let mut host = controlled();
+    let (folder, mut host) = controlled();
     host.session.control.as_mut().unwrap().manage(FakeVm::default());
-    let outcome = host.against(|path| {
-        let mut agent = Agent::start(path);
+    let outcome = host.against(|door| {
+        let mut agent = Agent::start(door);
         let _streams = agent.pipes();
         agent.started();
-        assert_eq!(ask(path, Ask::Pause).next().unwrap(), Some(Event::Done));
+        assert_eq!(ask(&folder, Ask::Pause).next().unwrap(), Some(Event::Done));
         // From now on it has a few seconds to end in order.
         drop(agent);
         thread::sleep(PATIENCE + Duration::from_secs(1));
-        let Some(Event::Status(status)) = ask(path, Ask::Status).next().unwrap() else { panic!() };
+        let Some(Event::Status(status)) = ask(&folder, Ask::Status).next().unwrap() else { panic!() };
         assert_eq!(status.state, LifeState::Paused);
-        assert_eq!(ask(path, Ask::Resume).next().unwrap(), Some(Event::Done));
+        assert_eq!(ask(&folder, Ask::Resume).next().unwrap(), Some(Event::Done));
     });
     assert!(outcome.error().contains("agent has gone"));
 }
 
 #[test]
 fn an_answer_that_nobody_asked_for_ends_the_vm() {
-    let outcome = controlled().against(|path| {
-        let mut agent = Agent::start(path);
+    let (_folder, host) = controlled();
+    let outcome = host.against(|door| {
+        let mut agent = Agent::start(door);
         let _streams = agent.pipes();
         agent.started();
         agent.send(&FromAgent::Pong);

@@ -13,13 +13,12 @@ fn run(argv: &[&[u8]], stdio: Stdio, prepare: impl FnOnce(&mut Host)) -> Outcome
     host.session.run.env = vec![b"PATH=/usr/bin:/bin".to_vec()];
     host.session.run.cwd = Some(b"/".to_vec());
     prepare(&mut host);
-    host.against(|path| {
-        let mut control = hello(path, &Hello::Control { version: VERSION });
+    host.against(|door| {
+        let mut control = hello(door, &Hello::Control { version: VERSION });
         let configure = read_frame(&mut control, MAX_TO_AGENT).unwrap();
         let Some(ToAgent::Configure(configure)) = configure else { panic!("{configure:?}") };
-        let dial = |count| -> io::Result<Vec<OwnedFd>> {
-            (0..count).map(|_| UnixStream::connect(path).map(OwnedFd::from)).collect()
-        };
+        let dial =
+            |count| -> io::Result<Vec<OwnedFd>> { (0..count).map(|_| Ok(enter(door).into())).collect() };
         let ways = Ways { dial: &dial, listen: &|_| Err(io::ErrorKind::Unsupported.into()) };
         serve(control.into(), ways, &configure.user, &configure.published, Orphans::NotOurs).unwrap();
     })

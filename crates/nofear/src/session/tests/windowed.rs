@@ -27,8 +27,8 @@ fn windowed() -> (Host, UnixStream, OwnedFd) {
 }
 
 /// An agent that was asked for the display server.
-fn asked(path: &Path) -> Agent {
-    let mut agent = Agent::connect(path);
+fn asked(door: &Door) -> Agent {
+    let mut agent = Agent::connect(door);
     assert!(matches!(agent.receive(), Some(ToAgent::Configure(_))));
     assert!(matches!(agent.receive(), Some(ToAgent::Display(display)) if display.argv == [b"xpra"]));
     agent
@@ -39,8 +39,8 @@ fn tell(agent: &mut Agent, news: DisplayNews) {
 }
 
 /// An agent whose command runs.
-fn running(path: &Path) -> Agent {
-    let mut agent = asked(path);
+fn running(door: &Door) -> Agent {
+    let mut agent = asked(door);
     tell(&mut agent, DisplayNews::Ready);
     assert!(matches!(agent.receive(), Some(ToAgent::Run(_))));
     agent.started();
@@ -60,8 +60,8 @@ fn keeper_says(keeper: &mut UnixStream, news: &News) {
 #[test]
 fn the_command_starts_when_its_display_is_ready_and_ends_the_session() {
     let (host, _keeper, hold) = windowed();
-    let outcome = host.against(|path| {
-        let mut agent = asked(path);
+    let outcome = host.against(|door| {
+        let mut agent = asked(door);
         let lifted = || rustix::io::read(&hold, &mut [0; 8]).is_ok();
         tell(&mut agent, DisplayNews::Said("starts".into()));
         agent.control.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -82,8 +82,8 @@ fn the_command_starts_when_its_display_is_ready_and_ends_the_session() {
 fn a_client_that_is_closed_ends_the_vm_in_order() {
     let (host, mut keeper, _) = windowed();
     let notifier = host.notifier.clone();
-    let outcome = host.against(|path| {
-        let mut agent = running(path);
+    let outcome = host.against(|door| {
+        let mut agent = running(door);
         keeper_says(&mut keeper, &News::Exited(0));
         shuts_down(&mut agent, &notifier);
     });
@@ -95,8 +95,8 @@ fn a_command_that_is_to_be_kept_goes_on_without_its_client() {
     for news in [News::Exited(0), News::Signaled(9)] {
         let (mut host, mut keeper, _) = windowed();
         host.session.windows.as_mut().unwrap().keep = true;
-        let outcome = host.against(|path| {
-            let mut agent = running(path);
+        let outcome = host.against(|door| {
+            let mut agent = running(door);
             keeper_says(&mut keeper, &news);
             drop(keeper);
             drop(agent.pipes());
@@ -116,8 +116,8 @@ fn a_client_that_crashes_or_disappears_is_an_error_with_its_last_words_and_ends_
     ] {
         let (host, mut keeper, _) = windowed();
         let notifier = host.notifier.clone();
-        let outcome = host.against(|path| {
-            let mut agent = running(path);
+        let outcome = host.against(|door| {
+            let mut agent = running(door);
             keeper_says(&mut keeper, &News::Said("last \x1b[2Jwords".into()));
             if let Some(news) = &news {
                 keeper_says(&mut keeper, news);
@@ -144,8 +144,8 @@ fn a_display_server_that_fails_is_an_error_that_says_why() {
         (vec![DisplayNews::Ended(End::Signaled(9))], "was ended by signal 9"),
     ] {
         let (host, _keeper, _) = windowed();
-        let outcome = host.against(|path| {
-            let mut agent = asked(path);
+        let outcome = host.against(|door| {
+            let mut agent = asked(door);
             for news in news {
                 tell(&mut agent, news);
             }
@@ -156,8 +156,8 @@ fn a_display_server_that_fails_is_an_error_that_says_why() {
     // In the middle of it all, the rest is ended in order.
     let (host, _keeper, _) = windowed();
     let notifier = host.notifier.clone();
-    let outcome = host.against(|path| {
-        let mut agent = running(path);
+    let outcome = host.against(|door| {
+        let mut agent = running(door);
         tell(&mut agent, DisplayNews::Ended(End::Exited(1)));
         shuts_down(&mut agent, &notifier);
     });
@@ -168,10 +168,10 @@ fn a_display_server_that_fails_is_an_error_that_says_why() {
 fn news_that_can_t_be_are_a_broken_protocol() {
     for news in [DisplayNews::Ready, DisplayNews::NotStarted { step: Step::SetUp, errno: 1 }] {
         let (host, _keeper, _) = windowed();
-        let outcome = host.against(|path| tell(&mut running(path), news));
+        let outcome = host.against(|door| tell(&mut running(door), news));
         assert!(outcome.error().contains("broke its protocol"));
     }
     // Without windows there are none.
-    let outcome = Host::new(Stdio::Pipes).against(|path| tell(&mut Agent::start(path), DisplayNews::Ready));
+    let outcome = Host::new(Stdio::Pipes).against(|door| tell(&mut Agent::start(door), DisplayNews::Ready));
     assert!(outcome.error().contains("broke its protocol"));
 }
