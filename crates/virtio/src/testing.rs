@@ -1,6 +1,7 @@
 //! A driver for tests: lays out rings in guest memory and drives a [`Transport`] through its registers,
 //! as a guest's kernel does. No KVM.
 
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use virtio_bindings::{virtio_mmio::*, virtio_ring::*};
@@ -43,6 +44,18 @@ pub struct Driver {
     pub memory: Memory,
     queues: Vec<RingLayout>,
     buffers: u64,
+    /// After the transport: without it the thread ends.
+    _thread: Joined,
+}
+
+/// A thread that is waited for.
+struct Joined(Option<JoinHandle<()>>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        // A thread that panicked has said so.
+        let _ = self.0.take().map(JoinHandle::join);
+    }
 }
 
 struct RingLayout {
@@ -127,8 +140,8 @@ impl Driver {
     ) -> Self {
         let sizes = device.queue_sizes();
         let (transport, worker) = connect(device, memory.clone()).expect("descriptors for a device");
-        std::thread::spawn(move || body(worker));
-        let mut driver = Self { transport, memory, queues: Vec::new(), buffers: BUFFERS };
+        let thread = Joined(Some(std::thread::spawn(move || body(worker))));
+        let mut driver = Self { transport, memory, queues: Vec::new(), buffers: BUFFERS, _thread: thread };
         driver.initialise(&sizes);
         driver
     }
