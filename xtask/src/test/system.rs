@@ -58,8 +58,18 @@ impl Program {
 }
 
 /// Programs that take minutes, the longest first, so that none is begun when all the others have ended.
-const LONG: &[&str] =
-    &["network", "tap", "publish", "gui", "setup", "endurance", "profiles", "control", "hostile"];
+const LONG: &[&str] = &[
+    "network",
+    "tap",
+    "publish",
+    "firewalls",
+    "gui",
+    "setup",
+    "endurance",
+    "profiles",
+    "control",
+    "hostile",
+];
 
 /// Each takes 4 GiB of memory.
 const MOST_HOSTS: usize = 2;
@@ -80,6 +90,11 @@ pub fn system(selection: &Selection) -> Result<Tally> {
         return Ok(Tally::default());
     }
     packages::ensure("run the system tests", packages::SYSTEM_TESTS)?;
+    // Where services are started when they are installed, a firewall would be this machine's from then on.
+    let starts_services = Path::new("/run/systemd/system").exists();
+    if programs.iter().any(|program| program.is("firewalls")) && packages::can_install() && !starts_services {
+        packages::ensure("run the tests beside other firewalls", packages::FIREWALLS)?;
+    }
     if programs.iter().any(|program| program.path.file_name().is_some_and(is_about_windows)) {
         packages::ensure("run the tests of windows", packages::WINDOWS)?;
         if packages::is_there("apt-get") {
