@@ -6,14 +6,14 @@ use std::{
 };
 
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{GuestAddress, VolatileSlice};
 
-use crate::Memory;
+use crate::{
+    Memory,
+    ring::{DESCRIPTOR_SIZE, Piece},
+};
 
 mod framed;
-
-/// A descriptor is 16 bytes: address, length, flags, next (virtio 1.2, 2.7.5).
-const DESCRIPTOR_SIZE: u64 = 16;
 
 /// The most buffers that one system call takes, and so the longest indirect table that is followed: a guest
 /// can't make a chain grow beyond that.
@@ -60,6 +60,21 @@ pub enum ChainError {
 pub(crate) struct Segment {
     address: GuestAddress,
     length: usize,
+    /// Where it begins here; null when it is empty.
+    start: *mut u8,
+}
+
+// SAFETY: it is a place in guest memory, which every thread may look at; the chain that holds it keeps the memory.
+unsafe impl Send for Segment {}
+
+impl Segment {
+    fn slice(&self) -> VolatileSlice<'_> {
+        if self.start.is_null() {
+            return VolatileSlice::from(&mut [][..]);
+        }
+        // SAFETY: the segment was found to lie in guest memory, which its chain keeps mapped and never shrinks.
+        unsafe { VolatileSlice::new(self.start, self.length) }
+    }
 }
 
 /// The buffers of one request. Offsets count from the start of the readable, or of the writable, part,
@@ -80,7 +95,7 @@ impl Chain {
     /// storage from an earlier chain.
     pub(crate) fn walk(
         memory: &Memory,
-        table: GuestAddress,
+        table: Piece,
         size: u16,
         head: u16,
         spare: Vec<Segment>,
@@ -93,62 +108,44 @@ impl Chain {
         Ok(chain)
     }
 
-    fn follow(
-        &mut self,
-        table: GuestAddress,
-        size: u16,
-        first: u16,
-        in_table: bool,
-    ) -> Result<(), ChainError> {
+    fn follow(&mut self, table: Piece, size: u16, first: u16, in_table: bool) -> Result<(), ChainError> {
         let mut index = first;
         for _ in 0..size {
-            if index >= size {
-                return Err(ChainError::Index { index, size });
-            }
-            let raw = self.descriptor(table, index)?;
-            let address =
-                u64::from_le_bytes([raw[0], raw[1], raw[2], raw[3], raw[4], raw[5], raw[6], raw[7]]);
-            let length = u32::from_le_bytes([raw[8], raw[9], raw[10], raw[11]]);
-            let flags = u32::from(u16::from_le_bytes([raw[12], raw[13]]));
+            let raw = if index < size { table.descriptor(index) } else { None };
+            let [address, rest] = raw.ok_or(ChainError::Index { index, size })?;
+            let (length, flags) = (rest as u32, (rest >> 32) as u32 & u32::from(u16::MAX));
             if flags & VRING_DESC_F_INDIRECT != 0 {
                 if in_table || flags & VRING_DESC_F_NEXT != 0 {
                     return Err(ChainError::Nested);
                 }
-                let entries = length / DESCRIPTOR_SIZE as u32;
+                const SIZE: u32 = DESCRIPTOR_SIZE as u32;
+                let entries = length / SIZE;
                 let entries = match u16::try_from(entries) {
-                    Ok(n)
-                        if (1..=IOV_MAX).contains(&usize::from(n))
-                            && u64::from(length).is_multiple_of(DESCRIPTOR_SIZE) =>
-                    {
-                        n
-                    }
+                    Ok(n) if (1..=IOV_MAX).contains(&usize::from(n)) && length.is_multiple_of(SIZE) => n,
                     _ => return Err(ChainError::TableLength(length)),
                 };
-                return self.follow(GuestAddress(address), entries, 0, true);
+                let bad = ChainError::Memory { address, length: u64::from(length) };
+                let table = Piece::find(&self.memory, GuestAddress(address), length as usize).ok_or(bad)?;
+                return self.follow(table, entries, 0, true);
             }
             self.push(address, length, flags & VRING_DESC_F_WRITE != 0)?;
             if flags & VRING_DESC_F_NEXT == 0 {
                 return Ok(());
             }
-            index = u16::from_le_bytes([raw[14], raw[15]]);
+            index = (rest >> 48) as u16;
         }
         Err(ChainError::Loop(size))
     }
 
-    fn descriptor(&self, table: GuestAddress, index: u16) -> Result<[u8; 16], ChainError> {
-        let address = table.0.checked_add(u64::from(index) * DESCRIPTOR_SIZE);
-        address
-            .and_then(|a| self.memory.read_obj::<u128>(GuestAddress(a)).ok())
-            .map(u128::to_ne_bytes)
-            .ok_or(ChainError::Memory { address: address.unwrap_or(table.0), length: DESCRIPTOR_SIZE })
-    }
-
     fn push(&mut self, address: u64, length: u32, writable: bool) -> Result<(), ChainError> {
         // An empty buffer is odd but harmless; a driver may cut a message anywhere.
-        if length > 0 {
-            let bad = ChainError::Memory { address, length: u64::from(length) };
-            self.memory.get_slice(GuestAddress(address), length as usize).map_err(|_| bad)?;
-        }
+        let start = match length {
+            0 => std::ptr::null_mut(),
+            _ => {
+                let bad = ChainError::Memory { address, length: u64::from(length) };
+                Piece::find(&self.memory, GuestAddress(address), length as usize).ok_or(bad)?.start()
+            }
+        };
         let total = self.readable + self.writable + length as usize;
         u32::try_from(total).map_err(|_| ChainError::Length)?;
         if writable {
@@ -160,7 +157,7 @@ impl Chain {
             self.readable += length as usize;
             self.first_writable += 1;
         }
-        self.segments.push(Segment { address: GuestAddress(address), length: length as usize });
+        self.segments.push(Segment { address: GuestAddress(address), length: length as usize, start });
         Ok(())
     }
 
@@ -194,9 +191,7 @@ impl Chain {
         let mut rest = to;
         for part in self.parts(false, offset, rest.len()) {
             let (now, later) = rest.split_at_mut(part.length);
-            if self.memory.read_slice(now, part.address).is_err() {
-                return false;
-            }
+            part.slice().copy_to(now);
             rest = later;
         }
         true
@@ -212,9 +207,7 @@ impl Chain {
         let mut rest = from;
         for part in self.parts(true, offset, rest.len()) {
             let (now, later) = rest.split_at(part.length);
-            if self.memory.write_slice(now, part.address).is_err() {
-                return false;
-            }
+            part.slice().copy_from(now);
             rest = later;
         }
         true
@@ -330,8 +323,9 @@ impl Chain {
             }
             let length = (segment.length - skip).min(left);
             let address = GuestAddress(segment.address.0 + skip as u64);
+            let start = segment.start.wrapping_add(skip);
             (skip, left) = (0, left - length);
-            (length > 0).then_some(Segment { address, length })
+            (length > 0).then_some(Segment { address, length, start })
         })
     }
 
@@ -350,9 +344,7 @@ impl Chain {
     fn iovecs(&self, writable: bool, offset: usize, count: usize) -> Vec<libc::iovec> {
         let mut iovecs: Vec<libc::iovec> = Vec::with_capacity(self.segments.len().min(IOV_MAX));
         for part in self.parts(writable, offset, count) {
-            // Checked when the chain was walked, and guest memory never shrinks.
-            let Ok(slice) = self.memory.get_slice(part.address, part.length) else { break };
-            let base = slice.ptr_guard_mut().as_ptr();
+            let base = part.start;
             // Pages that follow each other are one piece: the kernel does less.
             let full = iovecs.len() == IOV_MAX;
             let end = iovecs.last().map(|last| last.iov_base.cast::<u8>().wrapping_add(last.iov_len));

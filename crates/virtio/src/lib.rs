@@ -49,6 +49,7 @@ mod discard;
 mod mmio;
 mod pool;
 mod queue;
+mod ring;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod worker;

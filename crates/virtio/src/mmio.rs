@@ -307,11 +307,11 @@ impl Transport {
                 self.interrupt.needs_reset();
                 return;
             }
-            let Ok(ring) = Ring::try_from(ring.state()) else {
+            let Some(queue) = Queue::new(ring, &self.memory, self.interrupt.clone(), kick.clone()) else {
                 self.interrupt.needs_reset();
                 return;
             };
-            queues.push(Queue::new(ring, self.memory.clone(), self.interrupt.clone(), kick.clone()));
+            queues.push(queue);
         }
         self.state.active = true;
         self.send(Command::Activate(Activation {

@@ -1,15 +1,16 @@
 //! A queue of a running device: the one loop that takes chains out and puts them back.
 
-use std::sync::{
-    Arc,
-    atomic::{Ordering, fence},
-};
+use std::sync::Arc;
 
-use virtio_queue::{Queue as Ring, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress};
+use virtio_queue::Queue as Setup;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::{Chain, ChainError, Memory, chain::Segment, mmio::Interrupt};
+use crate::{
+    Chain, ChainError, Memory,
+    chain::Segment,
+    mmio::Interrupt,
+    ring::{Malformed, Ring},
+};
 
 /// Why a queue stopped: the driver broke a rule of the ring.
 #[derive(Debug, thiserror::Error)]
@@ -17,9 +18,9 @@ pub enum QueueError {
     /// A descriptor chain is malformed.
     #[error("malformed descriptor chain")]
     Chain(#[from] ChainError),
-    /// The ring itself is: its indices, or where it lies.
-    #[error("malformed ring: {0}")]
-    Ring(virtio_queue::Error),
+    /// The ring itself is: the driver's index has gone further than the ring is long.
+    #[error("malformed ring: its index has jumped")]
+    Ring,
     /// The buffers are not of the device type's form.
     #[error("malformed request: {0}")]
     Request(&'static str),
@@ -28,17 +29,10 @@ pub enum QueueError {
 /// How many chains' storage is kept: at most 16 KiB each.
 const SPARES: usize = 16;
 
-// Sizes of the rings' parts in bytes (virtio 1.2, 2.7.6 and 2.7.8).
-const AVAIL_HEADER: u64 = 4;
-const AVAIL_ELEMENT: u64 = 2;
-const USED_HEADER: u64 = 4;
-const USED_ELEMENT: u64 = 8;
-
 /// A queue that the driver has set up; the device owns it from activation to reset.
 #[derive(Debug)]
 pub struct Queue {
     ring: Ring,
-    memory: Memory,
     interrupt: Interrupt,
     /// What the driver's notifications signal.
     kick: Arc<EventFd>,
@@ -49,9 +43,16 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(ring: Ring, memory: Memory, interrupt: Interrupt, kick: Arc<EventFd>) -> Self {
+    /// None: the ring is not all in guest memory, or not aligned.
+    pub(crate) fn new(
+        setup: &Setup,
+        memory: &Memory,
+        interrupt: Interrupt,
+        kick: Arc<EventFd>,
+    ) -> Option<Self> {
+        let ring = Ring::new(setup, memory)?;
         let announced = ring.next_used();
-        Self { ring, memory, interrupt, kick, spare: Vec::new(), announced }
+        Some(Self { ring, interrupt, kick, spare: Vec::new(), announced })
     }
 
     /// Serves the chains that the driver has put in: `serve` returns how many bytes it wrote. Interrupts the
@@ -65,7 +66,9 @@ impl Queue {
     /// A malformed ring or chain; chains before it were served.
     pub fn drain(&mut self, mut serve: impl FnMut(&mut Chain) -> u32) -> Result<(), QueueError> {
         for _ in 0..self.ring.size() {
-            let Some(mut chain) = self.pop()? else { return self.announce() };
+            let Some(mut chain) = self.pop()? else {
+                return self.announce();
+            };
             let written = serve(&mut chain);
             self.push(chain, written)?;
         }
@@ -93,15 +96,14 @@ impl Queue {
     /// A malformed ring or chain.
     pub fn pop(&mut self) -> Result<Option<Chain>, QueueError> {
         loop {
-            let head = self.ring.iter(&*self.memory).map_err(QueueError::Ring)?.next();
-            if let Some(head) = head {
+            if let Some(head) = self.ring.take()? {
                 let spare = self.spare.pop().unwrap_or_default();
-                let table = GuestAddress(self.ring.desc_table());
-                let chain = Chain::walk(&self.memory, table, self.ring.size(), head.head_index(), spare)?;
+                let table = self.ring.table();
+                let chain = Chain::walk(self.ring.memory(), table, self.ring.size(), head, spare)?;
                 return Ok(Some(chain));
             }
             // Says that we sleep, and looks once more: a chain may have come in between.
-            if !self.ring.enable_notification(&*self.memory).map_err(QueueError::Ring)? {
+            if !self.ring.sleep()? {
                 return Ok(None);
             }
         }
@@ -109,7 +111,7 @@ impl Queue {
 
     /// Puts the last chain taken back, as if it had not been taken.
     pub fn undo_pop(&mut self, chain: Chain) {
-        self.ring.go_to_previous_position();
+        self.ring.take_back();
         self.keep(chain);
     }
 
@@ -124,9 +126,10 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// A ring that is not in memory.
+    /// A malformed ring.
     pub fn push(&mut self, chain: Chain, written: u32) -> Result<(), QueueError> {
-        self.ring.add_used(&*self.memory, chain.head(), written).map_err(QueueError::Ring)?;
+        self.ring.put(chain.head(), written)?;
+        self.ring.show()?;
         self.keep(chain);
         Ok(())
     }
@@ -137,33 +140,23 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// A ring that is not in memory.
+    /// A malformed ring.
     pub fn push_together(
         &mut self,
         chains: impl IntoIterator<Item = (Chain, u32)>,
     ) -> Result<(), QueueError> {
-        let mut chains = chains.into_iter();
-        let Some((mut chain, mut written)) = chains.next() else { return Ok(()) };
-        // All but the last are written beyond the index that the driver sees; the last one moves it.
-        for (next, next_written) in chains {
-            let slot = u64::from(self.ring.next_used() % self.ring.size());
-            let at = self.ring.used_ring().checked_add(USED_HEADER + slot * USED_ELEMENT);
-            let at = at.ok_or(QueueError::Ring(virtio_queue::Error::AddressOverflow))?;
-            let element = [u32::from(chain.head()).to_le(), written.to_le()];
-            let bad = |e| QueueError::Ring(virtio_queue::Error::GuestMemory(e));
-            self.memory.write_obj(element, GuestAddress(at)).map_err(bad)?;
-            self.ring.set_next_used(self.ring.next_used().wrapping_add(1));
+        for (chain, written) in chains {
+            self.ring.put(chain.head(), written)?;
             self.keep(chain);
-            (chain, written) = (next, next_written);
         }
-        self.push(chain, written)
+        Ok(self.ring.show()?)
     }
 
     /// Interrupts the driver if chains were handed back since the last time and it wants to know.
     ///
     /// # Errors
     ///
-    /// A ring that is not in memory.
+    /// A malformed ring.
     pub fn announce(&mut self) -> Result<(), QueueError> {
         let used = self.ring.next_used();
         let before = std::mem::replace(&mut self.announced, used);
@@ -174,22 +167,16 @@ impl Queue {
     }
 
     /// Whether the driver asked to be told of one of the chains from `before` up to `used` (virtio 1.2,
-    /// 2.7.10). The ring's own answer does not know of chains that were handed back together.
+    /// 2.7.10).
     fn driver_waits(&self, before: u16, used: u16) -> Result<bool, QueueError> {
-        if !self.ring.event_idx_enabled() {
-            return Ok(true);
-        }
-        // The driver writes its index, then looks at ours; we wrote ours, and look at its.
-        fence(Ordering::SeqCst);
-        let at =
-            self.ring.avail_ring().checked_add(AVAIL_HEADER + u64::from(self.ring.size()) * AVAIL_ELEMENT);
-        let at = at.ok_or(QueueError::Ring(virtio_queue::Error::AddressOverflow))?;
-        let event: u16 = self
-            .memory
-            .load(GuestAddress(at), Ordering::Relaxed)
-            .map_err(|e| QueueError::Ring(virtio_queue::Error::GuestMemory(e)))?;
-        let event = u16::from_le(event);
+        let Some(event) = self.ring.event()? else { return Ok(true) };
         Ok(used.wrapping_sub(event).wrapping_sub(1) < used.wrapping_sub(before))
+    }
+}
+
+impl From<Malformed> for QueueError {
+    fn from(Malformed: Malformed) -> Self {
+        Self::Ring
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use virtio_bindings::{virtio_mmio::*, virtio_ring::*};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::{Chain, Device, Memory, Transport, Worker, connect};
+use crate::{Chain, Device, Memory, Transport, Worker, connect, ring::Piece};
 
 /// Guest memory of a test driver, in bytes. Rings lie in the first half, buffers in the second.
 pub const MEMORY_SIZE: usize = 16 << 20;
@@ -111,7 +111,8 @@ pub fn chain(memory: &Memory, buffers: &[Buffer]) -> Chain {
         address += u64::from(length).next_multiple_of(16);
     }
     let size = buffers.len() as u16;
-    Chain::walk(memory, GuestAddress(RINGS), size, 0, Vec::new()).expect("a sound chain")
+    let table = Piece::find(memory, GuestAddress(RINGS), 16 * buffers.len()).expect("in memory");
+    Chain::walk(memory, table, size, 0, Vec::new()).expect("a sound chain")
 }
 
 fn descriptor(address: u64, length: u32, flags: u16, next: u16) -> [u8; 16] {

@@ -47,6 +47,44 @@ impl Chain {
         })
     }
 
+    /// Reads once, `first` full and then into the writable parts of `chains`, the first of them from `offset` on. None,
+    /// and nothing was read, when all of that takes fewer than `length` bytes, or more pieces than one call here: what
+    /// the source cuts to the room, as a packet, would be lost.
+    ///
+    /// # Errors
+    ///
+    /// What `readv(2)` returns.
+    pub fn read_before(
+        first: &mut [u8],
+        chains: &[Self],
+        offset: usize,
+        length: usize,
+        from: BorrowedFd,
+    ) -> Option<io::Result<usize>> {
+        let mut pieces = [const { MaybeUninit::<libc::iovec>::uninit() }; PIECES];
+        let mut room = first.len();
+        pieces[0].write(libc::iovec { iov_base: first.as_mut_ptr().cast(), iov_len: first.len() });
+        let mut used = 1;
+        let parts = chains.iter().enumerate().flat_map(|(i, chain)| {
+            let offset = if i == 0 { offset } else { 0 };
+            chain.parts(true, offset, chain.writable.saturating_sub(offset))
+        });
+        for part in parts {
+            if room >= length {
+                break;
+            }
+            pieces.get_mut(used)?.write(libc::iovec { iov_base: part.start.cast(), iov_len: part.length });
+            room += part.length;
+            used += 1;
+        }
+        if room < length {
+            return None;
+        }
+        // SAFETY: the first `used` have been written; each is `first` or lies in guest memory, which its chain keeps
+        // alive.
+        Some(result(unsafe { libc::readv(from.as_raw_fd(), pieces.as_ptr().cast(), used as libc::c_int) }))
+    }
+
     fn with_pieces(
         &self,
         first: &[u8],
@@ -69,17 +107,10 @@ impl Chain {
         pieces[0].write(first);
         let mut used = 1;
         for (part, to) in self.parts(false, offset, count).zip(&mut pieces[1..]) {
-            to.write(self.piece(part)?);
+            to.write(libc::iovec { iov_base: part.start.cast(), iov_len: part.length });
             used += 1;
         }
         // SAFETY: the first `used` have been written, and MaybeUninit has the layout of what it holds.
         call(unsafe { std::slice::from_raw_parts_mut(pieces.as_mut_ptr().cast(), used) })
-    }
-
-    fn piece(&self, part: super::Segment) -> io::Result<libc::iovec> {
-        // Checked when the chain was walked, and guest memory never shrinks.
-        let slice = vm_memory::GuestMemoryBackend::get_slice(&*self.memory, part.address, part.length)
-            .map_err(|_| io::ErrorKind::InvalidInput)?;
-        Ok(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: part.length })
     }
 }

@@ -21,7 +21,8 @@ fn chain(readable: &[u32], writable: &[u32]) -> Chain {
             | (i as u128 + 1) << 112;
         memory.write_obj(raw, GuestAddress(16 * i as u64)).unwrap();
     }
-    Chain::walk(&memory, GuestAddress(0), cuts.len() as u16, 0, Vec::new()).unwrap()
+    let table = Piece::find(&memory, GuestAddress(0), 16 * cuts.len()).unwrap();
+    Chain::walk(&memory, table, cuts.len() as u16, 0, Vec::new()).unwrap()
 }
 
 proptest! {

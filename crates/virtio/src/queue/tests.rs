@@ -104,7 +104,7 @@ impl Device for Fed {
     }
     fn queue_ready(&mut self, _: usize, _: &mut EventOps) -> Result<(), QueueError> {
         let Some(queue) = &mut self.0 else { return Ok(()) };
-        let memory = queue.memory.clone();
+        let memory = queue.ring.memory().clone();
         queue.drain(|_| {
             let index = GuestAddress(0x1000 + 8 * 16 + 2);
             let now: u16 = memory.read_obj(index).unwrap();
