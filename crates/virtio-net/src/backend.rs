@@ -79,4 +79,15 @@ pub trait Backend: Send {
 
     /// The frame that was looked at is done with.
     fn consume(&mut self);
+
+    /// Receives the next frame with its header: `head` full, and what is more into the writable parts of `buffers`,
+    /// from `head`'s length on. Returns how many bytes it has. None: it does not do that, or not now, or there is no
+    /// room for the longest frame.
+    ///
+    /// # Errors
+    ///
+    /// As [`peek`](Self::peek).
+    fn receive(&mut self, _head: &mut [u8], _buffers: &[Chain]) -> Option<io::Result<usize>> {
+        None
+    }
 }

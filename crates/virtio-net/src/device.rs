@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
 use crate::{
     Backend, HEADER, Offloads,
     filter::{self, Filter, HEAD, Refusal, Verdict},
-    receive::{Delivery, deliver},
+    receive::{Delivery, Receiver},
     resolver::{Channel, Message},
 };
 pub use config::{Config, ConfigError, MAX_MTU, MAX_PAIRS, MIN_MTU};
@@ -110,8 +110,10 @@ struct Session {
 #[derive(Debug)]
 struct Pair {
     receive: Queue,
-    /// Buffers for a frame that takes more than these.
+    /// Buffers that are out of the queue, for a frame that takes more than these, or for the next one.
     hand: Vec<Chain>,
+    /// The last frame for the guest was a long one.
+    long: bool,
     transmit: Queue,
     /// Frames wait for room at the back end.
     blocked: bool,
@@ -237,10 +239,16 @@ impl<B: Backend> Net<B> {
         };
         let Session { pairs, active, mergeable, readable, config, .. } = session;
         let had_ended = *ended;
-        if let Some(Pair { receive, hand, .. }) = pairs.first_mut().filter(|_| !answers.is_empty()) {
+        if let Some(Pair { receive, hand, long, .. }) = pairs.first_mut().filter(|_| !answers.is_empty()) {
             while let Some(frame) = answers.front() {
-                let done = deliver(receive, hand, [0; HEADER], frame, *mergeable, QUEUE_SIZE.into())?;
-                if done == Delivery::NoRoom {
+                let mut receiver = Receiver {
+                    queue: &mut *receive,
+                    hand: &mut *hand,
+                    long: &mut *long,
+                    mergeable: *mergeable,
+                    most: QUEUE_SIZE.into(),
+                };
+                if receiver.deliver([0; HEADER], frame)? == Delivery::NoRoom {
                     break;
                 }
                 answers.pop_front();
@@ -248,13 +256,13 @@ impl<B: Backend> Net<B> {
             receive.announce()?;
         }
         for (index, (backend, readable)) in backends.iter_mut().zip(readable).enumerate() {
-            let Some(Pair { receive, hand, .. }) = pairs.get_mut(index % *active) else { break };
+            let Some(Pair { receive, hand, long, .. }) = pairs.get_mut(index % *active) else { break };
             if !*readable {
                 continue;
             }
-            let put =
-                |header, frame: &[u8]| deliver(receive, hand, header, frame, *mergeable, QUEUE_SIZE.into());
-            if take_in(backend, filter, readable, ended, put)? {
+            let most = QUEUE_SIZE.into();
+            let receiver = Receiver { queue: &mut *receive, hand, long, mergeable: *mergeable, most };
+            if take_in(backend, filter, readable, ended, receiver)? {
                 // Fails only when the counter is full, and then it wakes us anyway.
                 let _ = again.write(1);
             }
@@ -365,7 +373,7 @@ impl<B: Backend> Device for Net<B> {
             && let (Some(receive), Some(transmit)) = (queues.next(), queues.next())
         {
             let hand = Vec::with_capacity(32);
-            pairs.push(Pair { receive, hand, transmit, blocked: false, told_of_room: false });
+            pairs.push(Pair { receive, hand, long: false, transmit, blocked: false, told_of_room: false });
         }
         if pairs.is_empty() {
             return Err(io::ErrorKind::InvalidInput.into());

@@ -118,7 +118,8 @@ const VSOCK: &[c_long] = &[
 ];
 
 /// A tap, or a stream, and the resolver's socket: descriptors that are there already.
-const NETWORK: &[c_long] = &[SYS_writev, SYS_sendmsg, SYS_sendto, SYS_recvfrom, SYS_getrandom, SYS_ioctl];
+const NETWORK: &[c_long] =
+    &[SYS_readv, SYS_writev, SYS_sendmsg, SYS_sendto, SYS_recvfrom, SYS_getrandom, SYS_ioctl];
 
 /// Sockets to name servers, and the list of this host's addresses.
 const RESOLVER: &[c_long] = &[

@@ -6,10 +6,10 @@ use virtio::{Chain, QueueError};
 
 use super::{TURN, UDP_HEADER};
 use crate::{
-    Backend, HEADER, Offloads, Outgoing,
+    Backend, HEADER, Incoming, Offloads, Outgoing,
     filter::{Filter, HEAD, Packet, Query},
     header::checked,
-    receive::Delivery,
+    receive::{Delivery, Receiver},
     resolver::{Channel, MAX_PAYLOAD, Message},
 };
 
@@ -19,21 +19,28 @@ pub(super) fn take_in<B: Backend>(
     filter: &Filter,
     readable: &mut bool,
     ended: &mut bool,
-    mut put: impl FnMut([u8; HEADER], &[u8]) -> Result<Delivery, QueueError>,
+    mut receiver: Receiver<'_>,
 ) -> Result<bool, QueueError> {
     let mut left = TURN;
     while *readable && !*ended {
-        match backend.peek() {
-            Ok(incoming) => {
-                let (head, length) = (incoming.frame, incoming.frame.len());
-                if filter.admit(&head[..length.min(HEAD)], length)
-                    && put(incoming.header, incoming.frame)? == Delivery::NoRoom
-                {
-                    // The driver notifies when there is room.
-                    return Ok(false);
+        let taken = match receiver.take_long(backend, filter)? {
+            Some(taken) => taken,
+            None => match backend.peek() {
+                Ok(Incoming { header, frame }) => {
+                    if filter.admit(&frame[..frame.len().min(HEAD)], frame.len())
+                        && receiver.deliver(header, frame)? == Delivery::NoRoom
+                    {
+                        // The driver notifies when there is room.
+                        return Ok(false);
+                    }
+                    backend.consume();
+                    Ok(())
                 }
-                backend.consume();
-            }
+                Err(e) => Err(e),
+            },
+        };
+        match taken {
+            Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => *readable = false,
             Err(e) if ends(&e) => {
                 *ended = true;
