@@ -128,6 +128,37 @@ packets() {
   done
 }
 
+# shares SUBJECT: what of a load's milliseconds was whose: by the thread that ran, from switch to switch. A guest's
+# thread has the guest and KVM; the rest is the kernel's own threads, and nobody.
+shares() {
+  local number=0 load start end
+  for load in "${loads[@]}"; do
+    number=$((number + 1))
+    start=$(printf 'func %x' $((0x4e4f4600 + 2 * number))) end=$(printf 'func %x' $((0x4e4f4601 + 2 * number)))
+    awk -v start="$start" -v end="$end" '
+      { now = -1; for (i = 1; i <= NF; i++) if ($i ~ /^[0-9]+\.[0-9]+:$/) { now = $i * 1000; break } }
+      now < 0 { next }
+      $0 ~ start { inside = 1; last = now; next }
+      $0 ~ end { if (inside) ran["vcpu"] += now - last; inside = 0 }
+      inside && / sched_switch: / {
+        match($0, /prev_comm=[^ ]*/); who = substr($0, RSTART + 10, RLENGTH - 10)
+        ran[who ~ /^(vcpu|net|net-host|swapper)/ ? who : "others"] += now - last; last = now
+      }
+      END {
+        for (who in ran) {
+          kind = who ~ /^vcpu/ ? "guest" : who == "net" ? "device" : who == "net-host" ? "server" : "rest"
+          sum[kind] += ran[who]
+        }
+        printf "%.2f %.2f %.2f %.2f\n", sum["guest"], sum["device"], sum["server"], sum["rest"]
+      }' $work/trace >$work/shares
+    read -r guest_ms device_ms server_ms rest_ms <$work/shares
+    row "$1" "${load%:*}: the guest's thread" "$guest_ms" ms
+    row "$1" "${load%:*}: the device's thread" "$device_ms" ms
+    row "$1" "${load%:*}: the server" "$server_ms" ms
+    row "$1" "${load%:*}: the rest" "$rest_ms" ms
+  done
+}
+
 for event in net_dev_start_xmit netif_receive_skb napi_gro_frags_entry; do
   echo 'name == "bench"' >$trace/events/net/$event/filter
 done
@@ -145,6 +176,9 @@ measure() {
 }
 
 measure nofear
+# By their names, which QEMU's threads don't have.
+traced "kvm/kvm_cpuid sched/sched_switch" nofear
+shares nofear
 if [[ -n $qemu ]]; then
   measure qemu
   measure vhost
