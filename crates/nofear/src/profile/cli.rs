@@ -42,8 +42,8 @@ pub enum Verb {
     /// disk-size=SIZE makes the disk larger.
     ///
     /// Of the network: net=auto|tap|passt|none, lan=yes|no, offline=yes|no and mtu=BYTES, which options go before;
-    /// allow=DEST[:PORT],..., deny=DEST[:PORT],... and publish=[ADDR:]PORT:GUESTPORT[/udp],..., which options are
-    /// added to.
+    /// allow, deny and publish, each with values as the option of that name takes them, between commas, which
+    /// options are added to.
     Set {
         /// The profile
         #[arg(value_parser = Name::parse)]
