@@ -8,6 +8,7 @@
 mod command;
 mod control;
 mod display;
+pub mod opener;
 mod published;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use crate::spawn::NotStarted;
 use command::Command;
 use control::Control;
 use display::Display;
+use opener::Opener;
 use published::{Flow, Port};
 
 /// The most commands that run at once.
@@ -114,6 +116,7 @@ pub fn serve(
         commands: BTreeMap::new(),
         links: BTreeMap::new(),
         display: None,
+        opener: None,
         relays: BTreeMap::new(),
         ports: Vec::new(),
         flows: BTreeMap::new(),
@@ -141,6 +144,7 @@ enum Watched {
     PortListener(u32),
     PortStream(u32),
     Flow(u32),
+    Opener,
 }
 
 impl Watched {
@@ -159,6 +163,7 @@ impl Watched {
             Self::PortListener(number) => (10, number),
             Self::PortStream(number) => (11, number),
             Self::Flow(number) => (12, number),
+            Self::Opener => (13, 0),
         };
         EventData::new_u64(kind << 32 | u64::from(number))
     }
@@ -178,7 +183,8 @@ impl Watched {
             9 => Self::RelayLocal(number),
             10 => Self::PortListener(number),
             11 => Self::PortStream(number),
-            _ => Self::Flow(number),
+            12 => Self::Flow(number),
+            _ => Self::Opener,
         }
     }
 }
@@ -193,6 +199,7 @@ struct Agent<'a> {
     commands: BTreeMap<CommandId, Command>,
     links: BTreeMap<u32, Link>,
     display: Option<Display>,
+    opener: Option<Opener>,
     relays: BTreeMap<u32, Relay>,
     /// Those that are published.
     ports: Vec<Port>,
@@ -232,6 +239,7 @@ impl Agent<'_> {
                     Watched::DisplayWords => self.hear_display(),
                     Watched::DisplayProcess => self.reap_display(),
                     Watched::DisplayListener => self.accept_client(),
+                    Watched::Opener => self.hear_opener(),
                     Watched::RelayHost(id) => self.with_relay(id, |relay| relay.host_event(flags)),
                     Watched::RelayLocal(id) => self.with_relay(id, |relay| relay.local_event(flags)),
                     Watched::PortListener(port) => self.accept_for_port(port),

@@ -9,8 +9,9 @@ use std::ffi::{c_char, c_int};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
-use agent_proto::{Configure, FromAgent, HOST_PORT, Hello, MAX_TO_AGENT, ToAgent, VERSION};
+use agent_proto::{Configure, FromAgent, HOST_PORT, Hello, MAX_TO_AGENT, OPENER_PROGRAM, ToAgent, VERSION};
 use nofear_guest::agent::{self, Orphans, Stop, Ways};
 use nofear_guest::{Failure, boot, kernel, modules, tool, vsock};
 
@@ -20,9 +21,14 @@ use nofear_guest::{Failure, boot, kernel, modules, tool, vsock};
 #[unsafe(no_mangle)]
 pub extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
     if std::process::id() != 1 {
+        let mut arguments = std::env::args_os();
+        let name = arguments.next().unwrap_or_default();
+        if Path::new(&name).file_name().is_some_and(|name| name == OPENER_PROGRAM) {
+            return tool::open_url(arguments.next().as_deref());
+        }
         // A tool of guest root. Without its name: mounting over a running system, or switching it off, is
         // nobody's wish.
-        return tool::run(std::env::args_os().nth(1).as_deref());
+        return tool::run(arguments.next().as_deref());
     }
     match live() {
         Ok(Stop::Asked) => {}

@@ -8,6 +8,7 @@ use agent_proto::TOOL_DIFF;
 use rustix::mount::{MountFlags, mount};
 
 use crate::Failure;
+use crate::agent::opener;
 use crate::boot::DISK;
 use crate::changes;
 
@@ -27,6 +28,17 @@ pub fn run(name: Option<&OsStr>) -> i32 {
         Err(e) => {
             // There is nobody else to tell.
             let _ = writeln!(io::stderr(), "{e}: {}", e.source);
+            1
+        }
+    }
+}
+
+/// What the program in [`agent_proto::OPENER`] does; returns the exit status.
+pub fn open_url(url: Option<&OsStr>) -> i32 {
+    match opener::send(url) {
+        Ok(()) => 0,
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "open an address on the host: {e}");
             1
         }
     }

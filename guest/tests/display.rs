@@ -70,6 +70,8 @@ impl Host {
         let socket = self.folder.path().join("server").to_str().unwrap().to_owned();
         let argv = [program.to_str().unwrap(), "--exact", "serve", "--nocapture"];
         let display = Display {
+            beside: Vec::new(),
+            opener: false,
             argv: argv.map(|one| one.as_bytes().to_vec()).into(),
             env: vec![format!("{SOCKET}={socket}").into_bytes()],
             socket,

@@ -98,7 +98,73 @@ pub const WINDOWS: &[Tool] = &[
     tool("xdotool", "xdotool", ["xdotool", "xdotool", "xdotool", "x11-misc/xdotool"]),
     tool("xclip", "xclip", ["xclip", "xclip", "xclip", "x11-misc/xclip"]),
     tool("bwrap", "bubblewrap", ["bubblewrap", "bubblewrap", "bubblewrap", "sys-apps/bubblewrap"]),
+    tool("setxkbmap", "x11-xkb-utils", ["setxkbmap", "xorg-setxkbmap", "setxkbmap", "x11-apps/setxkbmap"]),
+    tool("xrdb", "x11-xserver-utils", ["xrdb", "xorg-xrdb", "xrdb", "x11-apps/xrdb"]),
+    tool("xdpyinfo", "x11-utils", ["xdpyinfo", "xorg-xdpyinfo", "xdpyinfo", "x11-apps/xdpyinfo"]),
     tool("xwininfo", "x11-utils", ["xwininfo", "xorg-xwininfo", "xwininfo", "x11-apps/xwininfo"]),
+];
+
+/// What tests of sound need: a sound server and its tools, and what Xpra plays and records with. On Debian, 35 MB.
+pub const SOUND: &[Tool] = &[
+    tool(
+        "pulseaudio",
+        "pulseaudio",
+        ["pulseaudio", "pulseaudio", "pulseaudio", "media-sound/pulseaudio-daemon"],
+    ),
+    tool(
+        "parec",
+        "pulseaudio-utils",
+        ["pulseaudio-utils", "libpulse", "pulseaudio-utils", "media-libs/libpulse"],
+    ),
+];
+
+/// And the names that Debian's packages have for the rest.
+pub const SOUND_ON_DEBIAN: &[Tool] = &[
+    tool(
+        "/usr/lib/python3/dist-packages/gi/overrides/Gst.py",
+        "python3-gst-1.0",
+        ["python3-gstreamer1", "gst-python", "python3-gst", "dev-python/gst-python"],
+    ),
+    tool(
+        "/usr/lib/x86_64-linux-gnu/girepository-1.0/GstAudio-1.0.typelib",
+        "gir1.2-gst-plugins-base-1.0",
+        [
+            "gstreamer1-plugins-base",
+            "gst-plugins-base-libs",
+            "typelib-1_0-GstAudio-1_0",
+            "media-libs/gst-plugins-base",
+        ],
+    ),
+    tool(
+        "/usr/lib/x86_64-linux-gnu/gstreamer-1.0/libgstapp.so",
+        "gstreamer1.0-plugins-base",
+        [
+            "gstreamer1-plugins-base",
+            "gst-plugins-base",
+            "gstreamer-plugins-base",
+            "media-libs/gst-plugins-base",
+        ],
+    ),
+    tool(
+        "/usr/lib/x86_64-linux-gnu/gstreamer-1.0/libgstpulseaudio.so",
+        "gstreamer1.0-pulseaudio",
+        [
+            "gstreamer1-plugins-good",
+            "gst-plugins-good",
+            "gstreamer-plugins-good",
+            "media-plugins/gst-plugins-pulse",
+        ],
+    ),
+    tool(
+        "/usr/lib/x86_64-linux-gnu/gstreamer-1.0/libgstwavparse.so",
+        "gstreamer1.0-plugins-good",
+        [
+            "gstreamer1-plugins-good",
+            "gst-plugins-good",
+            "gstreamer-plugins-good",
+            "media-libs/gst-plugins-good",
+        ],
+    ),
 ];
 
 /// And what Xpra needs without Debian's package saying so.

@@ -37,6 +37,16 @@ pub const MAX_FROM_AGENT: usize = 64 << 10;
 /// environment that Linux passes to a program.
 pub const MAX_TO_AGENT: usize = 16 << 20;
 
+/// The guest's folder by which its programs ask for addresses to be opened on the host: it has [`OPENER_PROGRAM`], and
+/// an entry of it in `applications` and `mimeapps.list`.
+pub const OPENER: &str = "/run/nofear-open-url";
+
+/// The name of the program in [`OPENER`] that is given an address.
+pub const OPENER_PROGRAM: &str = "open-url";
+
+/// The longest address, in bytes.
+pub const MAX_URL: usize = 2048;
+
 /// The tag of the 9P device that holds the host's software, the lower layer of the guest's root.
 pub const ROOT_TAG: &str = "nofear-root";
 
@@ -65,7 +75,7 @@ pub enum Hello {
 }
 
 /// The protocol's version; host and agent are built together and must agree.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// A byte stream of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -208,6 +218,11 @@ pub struct Share {
 /// It runs as the user, in the user's home. Connections to the guest's [`DISPLAY_PORT`] become ones to its socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Display {
+    /// Programs that are started before it, each with its arguments, in the same environment: what its own commands
+    /// play sound on. Their end is nobody's.
+    pub beside: Vec<Vec<Vec<u8>>>,
+    /// Whether programs may ask for addresses to be opened, by [`OPENER`]: see [`FromAgent::OpenUrl`].
+    pub opener: bool,
     /// The program and its arguments, as of [`Run`]; not empty.
     pub argv: Vec<Vec<u8>>,
     /// The whole environment, as of [`Run`].
@@ -298,6 +313,8 @@ pub enum FromAgent {
     Display(DisplayNews),
     /// The answer to [`ToAgent::Ping`].
     Pong,
+    /// A program asks the host to open this address, of at most [`MAX_URL`] bytes.
+    OpenUrl(String),
     /// Something in the guest failed that a person should know of, at most a few hundred bytes.
     Warning(String),
 }

@@ -22,9 +22,11 @@ use crate::desktop::DesktopArgs;
 use crate::environment::Variable;
 use crate::gui::attach::AttachArgs;
 use crate::gui::keeper::{self, KeeperArgs};
+use crate::gui::opener::{self, OpenerArgs};
 use crate::gui::options::GuiArgs;
 use crate::memory;
 use crate::network::options::NetworkArgs;
+use crate::open::OpenArgs;
 use crate::profile::cli::{ProfileArgs, Verb};
 use crate::profile::image;
 use crate::profile::name::Name;
@@ -103,6 +105,8 @@ pub enum Action {
     Manage(Manage),
     /// Windows of a VM that runs.
     Attach(AttachArgs),
+    /// One file or address in a VM.
+    Open(OpenArgs),
     /// Entries in menus.
     Desktop(DesktopArgs),
     /// Manual pages, completions.
@@ -111,6 +115,8 @@ pub enum Action {
     Doctor,
     /// A process of this program's own.
     KeepWindowClient(KeeperArgs),
+    /// Another one.
+    AskToOpenUrls(OpenerArgs),
 }
 
 impl Cli {
@@ -135,6 +141,8 @@ impl Cli {
             (Some(Command::Console(args)), ..) => return (0, Action::Console(args)),
             (Some(Command::Wait(args)), ..) => return (0, Action::Wait(args)),
             (Some(Command::Attach(args)), ..) => return (0, Action::Attach(args)),
+            (Some(Command::Open(args)), ..) => return (args.verbose, Action::Open(args)),
+            (Some(Command::AskToOpenUrls(args)), ..) => return (0, Action::AskToOpenUrls(args)),
             (Some(Command::Desktop(args)), ..) => return (0, Action::Desktop(args)),
             (Some(Command::Doctor), ..) => return (0, Action::Doctor),
             (Some(Command::KeepWindowClient(args)), ..) => return (0, Action::KeepWindowClient(args)),
@@ -215,6 +223,11 @@ pub enum Command {
     /// They are shown in one place at a time. When what shows them is closed, the machine ends unless it was started with
     /// --keep.
     Attach(AttachArgs),
+    /// Open one file or address in a temporary virtual machine
+    ///
+    /// With the program that this machine opens its kind with. The program gets a copy of the file, and nothing of what
+    /// it does is kept. It has no network, unless an address is opened or --net is given.
+    Open(OpenArgs),
     /// Add programs in virtual machines to the desktop's menus, or remove them
     Desktop(DesktopArgs),
     /// Write manual pages and completions for shells
@@ -227,6 +240,9 @@ pub enum Command {
     /// Keeps the client for windows: this program starts itself so
     #[command(name = keeper::VERB, hide = true)]
     KeepWindowClient(KeeperArgs),
+    /// Asks whether addresses are opened: this program starts itself so
+    #[command(name = opener::VERB, hide = true)]
+    AskToOpenUrls(OpenerArgs),
 }
 
 const EXAMPLES: &str = "\

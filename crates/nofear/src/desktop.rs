@@ -11,11 +11,14 @@ use clap::{Args, Subcommand};
 use etcetera::BaseStrategy;
 use etcetera::base_strategy::Xdg;
 
-use crate::exit;
 use crate::profile::name::Name;
+use crate::{exit, open};
 
 /// Where this machine's entries are. A user's own are not among them: their programs need not be in the VM.
-const SYSTEM: [&str; 2] = ["/usr/local/share/applications", "/usr/share/applications"];
+pub const SYSTEM: [&str; 2] = ["/usr/local/share/applications", "/usr/share/applications"];
+
+/// The name of the entry that opens files.
+const OPEN_WITH: &str = "open-with";
 
 /// The most bytes of an entry.
 const MAX_BYTES: u64 = 256 << 10;
@@ -36,6 +39,14 @@ enum Verb {
         /// The profile [default: the entry's name, if it can be one]
         #[arg(short, long, value_parser = Name::parse)]
         profile: Option<Name>,
+    },
+    /// Add "Open with nofear" to the desktop's choices for files: 'nofear open' of them
+    ///
+    /// For the kinds of files that programs of this machine open now. No default is changed.
+    OpenWith {
+        /// Remove it
+        #[arg(long)]
+        remove: bool,
     },
     /// Remove such an entry; the profile stays
     Remove {
@@ -63,6 +74,16 @@ fn act(verb: Verb) -> anyhow::Result<()> {
             let program = program.to_str().context("this program's path is no text")?;
             let path = install(&SYSTEM.map(Path::new), &folder, &app, profile, program)?;
             // Fails only when there is nobody to read it.
+            let _ = writeln!(std::io::stdout(), "{}", path.display());
+            Ok(())
+        }
+        Verb::OpenWith { remove: true } => remove(&folder, OPEN_WITH),
+        Verb::OpenWith { remove: false } => {
+            let program = std::env::current_exe().context("find this program")?;
+            let program = program.to_str().context("this program's path is no text")?;
+            let kinds = open::all_kinds();
+            ensure!(!kinds.is_empty(), "no program here says which kinds of files it opens");
+            let path = write(&folder, OPEN_WITH, entry::open_with(&kinds, program))?;
             let _ = writeln!(std::io::stdout(), "{}", path.display());
             Ok(())
         }
@@ -94,6 +115,11 @@ fn install(
     let text = read(&source)?;
     let text = entry::made_of(&text, profile.as_str(), program)
         .with_context(|| format!("use {}", source.display()))?;
+    write(folder, app, text)
+}
+
+/// Writes an entry, over none but one of nofear's.
+fn write(folder: &Path, app: &str, text: String) -> anyhow::Result<PathBuf> {
     let path = ours(folder, app);
     ensure!(!path.exists() || is_ours(&path)?, "{} is there, and was not made by nofear", path.display());
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
@@ -113,7 +139,7 @@ fn remove(folder: &Path, app: &str) -> anyhow::Result<()> {
 }
 
 /// The name of an entry, as users write it.
-fn checked(app: &str) -> anyhow::Result<&str> {
+pub fn checked(app: &str) -> anyhow::Result<&str> {
     let name = app.strip_suffix(".desktop").unwrap_or(app);
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '+');
     ensure!(
@@ -131,6 +157,11 @@ fn is_ours(path: &Path) -> anyhow::Result<bool> {
     Ok(read(path)?.lines().any(|line| line == entry::MARK))
 }
 
+/// The text of an entry.
+pub fn entry_text(path: &Path) -> anyhow::Result<String> {
+    read(path)
+}
+
 fn read(path: &Path) -> anyhow::Result<String> {
     let shown = path.display();
     match path.metadata() {
@@ -144,6 +175,18 @@ fn read(path: &Path) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_entry_that_opens_files_can_be_removed_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let kinds = ["application/pdf".to_owned(), "image/png".to_owned()];
+        let path = write(folder.path(), OPEN_WITH, entry::open_with(&kinds, "/usr/bin/no fear")).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("\nExec=\"/usr/bin/no fear\" open -- %f\n"), "{text}");
+        assert!(text.contains("\nMimeType=application/pdf;image/png;\n"), "{text}");
+        remove(folder.path(), OPEN_WITH).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 
     #[test]
     fn an_entry_is_made_of_the_systems_and_can_be_removed() {

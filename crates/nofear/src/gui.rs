@@ -12,16 +12,21 @@ pub mod confine;
 pub mod display;
 pub mod keeper;
 pub mod look;
+mod notifications;
+pub mod opener;
 pub mod options;
+mod pulse;
 pub mod sandbox;
+pub mod sound;
 pub mod terminal;
+mod theme;
 pub mod xpra;
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use agent_proto::{DISPLAY_PORT, Display, User};
+use agent_proto::{DISPLAY_PORT, Display, OPENER, OPENER_PROGRAM, User};
 use anyhow::Context;
 use rustix::event::{EventfdFlags, eventfd};
 use vmm::VsockListener;
@@ -31,7 +36,9 @@ use arguments::Look;
 use client::{Client, Program};
 use confine::Confinement;
 use display::Display as HostDisplay;
-use options::GuiArgs;
+use opener::Opener;
+use options::{GuiArgs, OpenUrl};
+use sound::{Kind, Sound};
 use xpra::Xpra;
 
 /// Windows that are ready for their VM.
@@ -40,6 +47,8 @@ pub struct Gui {
     pub listener: VsockListener,
     /// For the session.
     pub windows: Windows,
+    /// What commands in the VM are told by, beside the first.
+    pub variables: Vec<Vec<u8>>,
 }
 
 /// The session's part of the windows.
@@ -59,6 +68,10 @@ pub struct Windows {
     pub lines: u32,
     /// See above.
     pub last_words: String,
+    /// Whether sound was asked for, and nothing is known against it.
+    pub sound: bool,
+    /// Who is asked whether addresses are opened.
+    pub opener: Option<Opener>,
 }
 
 impl Windows {
@@ -86,14 +99,41 @@ const CLIENT_VARIABLES: [&str; 12] = [
     "XCURSOR_SIZE",
 ];
 
+/// How long Xpra's server waits, in seconds: for its X server (3 by itself, which a loaded machine does not keep), for
+/// a client's first words, and for an answer of one. Whoever does not want to wait ends the VM.
+const SERVER_PATIENCE: [&str; 3] = ["XPRA_VFB_WAIT=300", "XPRA_SOCKET_TIMEOUT=300", "XPRA_PING_TIMEOUT=600"];
+
 /// Prepares windows, and starts their client, which waits for the guest.
 ///
 /// # Errors
 ///
 /// When there is no display, or no Xpra that can be used.
-pub fn open(args: &GuiArgs, user: &User, look: &Look, runtime_dir: &RuntimeDir) -> anyhow::Result<Gui> {
+///
+/// `terminal`: the command has this process's.
+pub fn open(
+    args: &GuiArgs,
+    user: &User,
+    look: &Look,
+    runtime_dir: &RuntimeDir,
+    terminal: bool,
+) -> anyhow::Result<Gui> {
     let display = host_display()?;
     let xpra = Xpra::find()?;
+    let sound = Sound::of(args, runtime_dir.sound_socket())?;
+    let mut beside = match sound {
+        Some(_) => Kind::find()?.programs(args.microphone)?,
+        None => Vec::new(),
+    };
+    let plugins = sound.as_ref().and_then(|_| sound::plugins_in_guest(&runtime_folder(user)));
+    let (make_plugins, plugin_path) = plugins.unzip();
+    beside.extend(make_plugins);
+    if args.notifications {
+        beside.push(notifications::bus(user)?);
+    }
+    let opener = match args.open_url {
+        OpenUrl::Never => None,
+        OpenUrl::Ask => Some(Opener::start(terminal)?),
+    };
     let in_guest = format!("{}/xpra.sock", runtime_folder(user));
     let argv = [xpra.program.display().to_string()]
         .into_iter()
@@ -101,8 +141,18 @@ pub fn open(args: &GuiArgs, user: &User, look: &Look, runtime_dir: &RuntimeDir) 
         .map(String::into_bytes)
         .collect();
     let env = crate::environment::environment(std::env::vars_os(), user, user.uid == 0, false, &[]);
-    let runtime = format!("XDG_RUNTIME_DIR={}", runtime_folder(user)).into_bytes();
-    let server = Display { argv, env: env.into_iter().chain([runtime]).collect(), socket: in_guest };
+    let runtime = format!("XDG_RUNTIME_DIR={}", runtime_folder(user));
+    let bus = args.notifications.then(|| notifications::variable(user));
+    let more = sound::guest_variables(args).into_iter().chain([runtime]).chain(bus);
+    let more = more.chain(SERVER_PATIENCE.map(String::from)).chain(plugin_path).map(String::into_bytes);
+    let bytes = |argv: Vec<String>| argv.into_iter().map(String::into_bytes).collect();
+    let server = Display {
+        beside: beside.into_iter().map(bytes).collect(),
+        opener: args.open_url == OpenUrl::Ask,
+        argv,
+        env: env.into_iter().chain(more).collect(),
+        socket: in_guest,
+    };
     let socket = runtime_dir.listen_for_windows()?;
     let hold =
         eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("make an event descriptor")?;
@@ -111,9 +161,11 @@ pub fn open(args: &GuiArgs, user: &User, look: &Look, runtime_dir: &RuntimeDir) 
         socket: socket.into(),
         hold: Some(hold.try_clone().context("duplicate an event descriptor")?),
     };
-    let client = start_client(&xpra, args, look, &display, &runtime_dir.windows_socket())?;
+    let places = Places { display: &display, channel: &runtime_dir.windows_socket(), sound: sound.as_ref() };
+    let client = start_client(&xpra, args, look, &places)?;
     Ok(Gui {
         listener,
+        variables: variables(user, args),
         windows: Windows {
             server,
             hold,
@@ -122,6 +174,8 @@ pub fn open(args: &GuiArgs, user: &User, look: &Look, runtime_dir: &RuntimeDir) 
             ready: false,
             lines: 0,
             last_words: String::new(),
+            sound: sound.is_some(),
+            opener,
         },
     })
 }
@@ -131,15 +185,20 @@ pub fn host_display() -> anyhow::Result<HostDisplay> {
     HostDisplay::of(|name| std::env::var_os(name), |path| path.exists())
 }
 
-/// Starts the client for the windows behind `socket`.
-fn start_client(
-    xpra: &Xpra,
-    args: &GuiArgs,
-    look: &Look,
-    display: &HostDisplay,
-    socket: &Path,
-) -> anyhow::Result<Client> {
-    let arguments = arguments::client(&xpra.known, args, look, socket)?.into_iter().map(Into::into);
+/// What the client reaches.
+#[derive(Clone, Copy, Debug)]
+pub struct Places<'a> {
+    /// Where it shows windows.
+    pub display: &'a HostDisplay,
+    /// Where they come from.
+    pub channel: &'a Path,
+    /// Where it plays, if it may.
+    pub sound: Option<&'a Sound>,
+}
+
+/// Starts the client for windows.
+fn start_client(xpra: &Xpra, args: &GuiArgs, look: &Look, places: &Places<'_>) -> anyhow::Result<Client> {
+    let arguments = arguments::client(&xpra.known, args, look, places.channel)?.into_iter().map(Into::into);
     let command = [xpra.program.clone().into_os_string()].into_iter().chain(arguments).collect();
     let looks =
         CLIENT_VARIABLES.iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
@@ -156,13 +215,15 @@ fn start_client(
         ("PYTHONDONTWRITEBYTECODE", "1"),
     ];
     let fixed = fixed.into_iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    let program = Program { command, env: display.env.iter().cloned().chain(looks).chain(fixed).collect() };
-    let (program, keeper_options) = Confinement::find().around(program, display, socket);
+    let sound = places.sound.iter().flat_map(|sound| sound.variables());
+    let env = places.display.env.iter().cloned().chain(looks).chain(fixed).chain(sound).collect();
+    let program = Program { command, env };
+    let (program, keeper_options) = Confinement::find().around(program, places);
     Client::start(&program, &keeper_options)
 }
 
 /// What a command of the guest's needs to know to show windows, as `NAME=value`.
-pub fn variables(user: &User) -> Vec<Vec<u8>> {
+pub fn variables(user: &User, args: &GuiArgs) -> Vec<Vec<u8>> {
     let display = format!("DISPLAY={}", arguments::DISPLAY);
     let runtime = format!("XDG_RUNTIME_DIR={}", runtime_folder(user));
     // Xpra's server has no Wayland, and nobody in the guest serves accessibility.
@@ -171,7 +232,21 @@ pub fn variables(user: &User) -> Vec<Vec<u8>> {
         .into_iter()
         .map(String::into_bytes)
         .chain(others.map(|one| one.as_bytes().to_vec()))
+        .chain(sound::guest_variables(args).into_iter().map(String::into_bytes))
+        .chain(args.notifications.then(|| notifications::variable(user).into_bytes()))
+        .chain(theme::variables().into_iter().map(String::into_bytes))
+        .chain(asking(args).into_iter().flatten())
         .collect()
+}
+
+/// How programs find the one that asks for addresses to be opened here: as their desktop's browser.
+fn asking(args: &GuiArgs) -> Option<[Vec<u8>; 3]> {
+    let variables = [
+        format!("BROWSER={OPENER}/{OPENER_PROGRAM}"),
+        format!("XDG_CONFIG_DIRS={OPENER}:/etc/xdg"),
+        format!("XDG_DATA_DIRS={OPENER}:/usr/local/share:/usr/share"),
+    ];
+    (args.open_url == OpenUrl::Ask).then(|| variables.map(String::into_bytes))
 }
 
 /// In the guest.

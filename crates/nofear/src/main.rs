@@ -20,6 +20,7 @@ mod images;
 mod logging;
 mod memory;
 mod network;
+mod open;
 mod profile;
 mod run;
 mod runtime_dir;
@@ -63,6 +64,8 @@ fn main() {
                 Action::Attach(args) => gui::attach::run(&args),
                 Action::Desktop(args) => desktop::run(args),
                 Action::Generate(args) => cli::generate::run(&args),
+                Action::Open(args) => open::run(&args),
+                Action::AskToOpenUrls(args) => gui::opener::run(args),
                 Action::Doctor => doctor::run(),
                 Action::KeepWindowClient(args) => gui::keeper::run(args),
                 Action::Profile(verb) => profile::commands::run(verb),

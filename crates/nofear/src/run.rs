@@ -92,7 +92,7 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         true => {
             let colour = kept.as_ref().map(|(profile, _)| profile.description.settings.border());
             let look = gui::look::of(profile_name.as_deref(), colour.transpose()?.flatten().as_deref());
-            let windows = gui::open(&args.gui, &configure.user, &look, &runtime_dir);
+            let windows = gui::open(&args.gui, &configure.user, &look, &runtime_dir, terminal.is_some());
             Some(windows.context("show windows")?)
         }
         false => None,
@@ -147,7 +147,7 @@ fn command(args: &mut RunArgs, user: &User, terminal: Option<&Terminal>) -> Run 
     let root = args.root || user.uid == 0;
     let mut env = environment(std::env::vars_os(), user, root, terminal.is_some(), &args.env);
     if args.gui.gui {
-        environment::add(&mut env, &gui::variables(user));
+        environment::add(&mut env, &gui::variables(user, &args.gui));
     }
     Run {
         command: CommandId(1),

@@ -29,8 +29,10 @@ pub const WINDOWS_SOCKET: &str = "xpra.sock";
 
 /// Has a name only while it is made.
 const PASSING_SOCKET: &str = "passing.sock";
+/// The socket by which the client for windows reaches the sound server, while it may.
+pub const SOUND_SOCKET: &str = "sound.sock";
 /// All that is in a VM's folder.
-const SOCKETS: [&str; 3] = [CONTROL_SOCKET, WINDOWS_SOCKET, PASSING_SOCKET];
+const SOCKETS: [&str; 4] = [CONTROL_SOCKET, WINDOWS_SOCKET, PASSING_SOCKET, SOUND_SOCKET];
 
 /// The folder of all VMs in the user's runtime directory.
 const ALL: &str = "nofear";
@@ -116,6 +118,11 @@ impl RuntimeDir {
     /// Where the client for windows connects to.
     pub fn windows_socket(&self) -> PathBuf {
         self.path.join(WINDOWS_SOCKET)
+    }
+
+    /// Where the client for windows reaches the sound server.
+    pub fn sound_socket(&self) -> PathBuf {
+        self.path.join(SOUND_SOCKET)
     }
 
     /// Makes the socket for the client for windows.

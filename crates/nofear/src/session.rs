@@ -587,6 +587,7 @@ impl Conversation<'_> {
             }
             (FromAgent::Display(news), _) if self.session.windows.is_some() => self.on_display_news(news)?,
             (FromAgent::Pong, _) => self.on_pulse()?,
+            (FromAgent::OpenUrl(url), _) => self.on_url(&url),
             (FromAgent::Warning(text), _) => {
                 self.warnings = self.warnings.saturating_add(1);
                 if self.warnings <= MAX_WARNINGS {

@@ -13,7 +13,7 @@ use vmm::{Config, Console, Door, Exit, Initramfs, Policy, Reach, Share, ThreadKi
 use crate::control::protocol::Status;
 use crate::control::server::Server;
 use crate::detach::Reporter;
-use crate::gui::{self, Gui};
+use crate::gui::Gui;
 use crate::images::{self, Image};
 use crate::network::{Network, publish};
 use crate::runtime_dir::RuntimeDir;
@@ -149,10 +149,10 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
         relay = Some(datagrams);
         hold
     });
-    let windows = gui.map(|Gui { listener, windows }| {
+    let windows = gui.map(|Gui { listener, windows, variables }| {
         config.vsock.get_or_insert_default().listen.push(listener);
         if let Some(server) = &mut control {
-            server.set_variables(gui::variables(&configure.user));
+            server.set_variables(variables);
         }
         windows
     });

@@ -46,6 +46,9 @@ impl Agent<'_> {
         if self.display.is_some() {
             return self.warn("a display server runs already");
         }
+        if wanted.opener {
+            self.start_opener();
+        }
         let started = start(wanted, self.user, self.ways.listen).and_then(|display| {
             match self.watch_display(&display) {
                 Ok(()) => Ok(display),
@@ -106,17 +109,18 @@ impl Agent<'_> {
 fn start(wanted: &Wanted, user: &User, listen: &Listen<'_>) -> Result<Display, NotStarted> {
     let set_up = NotStarted::at(Step::SetUp);
     let errno = |e: std::io::Error| set_up(Errno::from_io_error(&e).unwrap_or(Errno::IO));
-    let program = command::program(
-        &Run {
+    let program = |argv: &[Vec<u8>]| {
+        let run = Run {
             command: CommandId(0),
-            argv: wanted.argv.clone(),
+            argv: argv.to_vec(),
             env: wanted.env.clone(),
             cwd: None,
             root: false,
             stdio: Stdio::Pipes,
-        },
-        user,
-    )?;
+        };
+        command::program(&run, user)
+    };
+    let server = program(&wanted.argv)?;
     let socket = SocketAddrUnix::new(wanted.socket.as_str()).map_err(&set_up)?;
     let listener = listen(DISPLAY_PORT).map_err(errno)?;
     let flags = rustix::pipe::PipeFlags::CLOEXEC;
@@ -124,7 +128,12 @@ fn start(wanted: &Wanted, user: &User, listen: &Listen<'_>) -> Result<Display, N
     rustix::io::ioctl_fionbio(&words, true).map_err(&set_up)?;
     let nothing = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let nothing = nothing.map_err(&set_up)?;
-    let process = spawn::spawn(&program, [nothing.as_fd(), output.as_fd(), output.as_fd()], false)?;
+    let streams = [nothing.as_fd(), output.as_fd(), output.as_fd()];
+    for argv in &wanted.beside {
+        // Reaped as an orphan is; what it says is heard with the server's words.
+        spawn::spawn(&program(argv)?, streams, false)?;
+    }
+    let process = spawn::spawn(&server, streams, false)?;
     Ok(Display { process, listener, socket, words: Some(words), line: Vec::new(), lines: 0, ready: false })
 }
 

@@ -14,7 +14,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg,
 use serde::Serialize;
 
 use super::protocol::{Ask, Event, MAX_LINE, Request, Status};
-use crate::runtime_dir::{self, CONTROL_SOCKET, WINDOWS_SOCKET};
+use crate::runtime_dir::{self, CONTROL_SOCKET, SOUND_SOCKET, WINDOWS_SOCKET};
 
 /// How long a VM may take to answer. Its session waits for nothing, so it answers at once or not at all.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -56,6 +56,11 @@ impl Vm {
     /// Where its windows are to be had, if it has any.
     pub fn windows_socket(&self) -> PathBuf {
         self.socket.with_file_name(WINDOWS_SOCKET)
+    }
+
+    /// Where a client for its windows reaches the sound server.
+    pub fn sound_socket(&self) -> PathBuf {
+        self.socket.with_file_name(SOUND_SOCKET)
     }
 
     /// Whether it still is there.

@@ -427,7 +427,9 @@ impl Server {
                 (*command, Event::NotStarted { step: (*step).into(), errno: *errno })
             }
             FromAgent::Ended { command, end } => (*command, (*end).into()),
-            FromAgent::Display(_) | FromAgent::Pong | FromAgent::Warning(_) => return false,
+            FromAgent::Display(_) | FromAgent::OpenUrl(_) | FromAgent::Pong | FromAgent::Warning(_) => {
+                return false;
+            }
         };
         let Some(known) = self.commands.get_mut(&id) else { return false };
         let client = known.client;

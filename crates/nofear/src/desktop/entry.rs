@@ -53,6 +53,16 @@ pub fn made_of(original: &str, profile: &str, nofear: &str) -> anyhow::Result<St
     Ok(text)
 }
 
+/// An entry by which the desktop offers 'nofear open' for files of these kinds.
+pub fn open_with(kinds: &[String], nofear: &str) -> String {
+    format!(
+        "[Desktop Entry]\nType=Application\nName=Open with nofear\nNoDisplay=true\nExec={} open -- %f\n\
+         Terminal=false\nMimeType={};\n{MARK}\n",
+        quoted(nofear),
+        kinds.join(";")
+    )
+}
+
 /// A command without what stands for files and addresses, which are not in the VM.
 fn without_codes(command: &str) -> String {
     let mut text = String::with_capacity(command.len());

@@ -29,6 +29,26 @@ pub fn install(parts: &[[&str; 5]]) -> String {
     format!("install it ({})", list.join("; "))
 }
 
+/// What Xpra needs for sound beside a sound server, on the same distributions.
+const SOUND: [&str; 5] = [
+    "python3-gst-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
+     gstreamer1.0-pulseaudio pulseaudio-utils",
+    "python3-gstreamer1 gstreamer1-plugins-good pulseaudio-utils",
+    "gst-python gst-plugins-good libpulse",
+    "python3-gst gstreamer-plugins-good pulseaudio-utils",
+    "dev-python/gst-python media-plugins/gst-plugins-pulse media-libs/gst-plugins-good",
+];
+
+/// How to install what sound needs.
+pub fn install_sound() -> String {
+    install(&[SOUND])
+}
+
+/// Whether these words of Xpra's server, which may be a guest's, say that it can't have sound.
+pub fn is_about_sound(words: &str) -> bool {
+    words.contains("failed to query sound subsystem") || words.contains("failed to query audio subsystem")
+}
+
 /// What would help against a failure that Xpra has described in these words, which may be a guest's.
 pub fn for_words(words: &str) -> Option<String> {
     let missing = |part: &str| {

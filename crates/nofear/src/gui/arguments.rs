@@ -99,19 +99,15 @@ pub fn server(known: &Known, args: &GuiArgs, socket: &str) -> anyhow::Result<Vec
         ("html", "off"),
         ("ssh-upgrade", "no"),
         ("rfb-upgrade", "0"),
+        // Where there is one, it is not Xpra's to start.
         ("pulseaudio", "no"),
-        ("audio", "no"),
-        ("speaker", "disabled"),
-        ("microphone", "disabled"),
         ("webcam", "no"),
         ("printing", "no"),
         ("file-transfer", "no"),
         ("open-files", "no"),
         ("open-url", "no"),
         ("forward-xdg-open", "no"),
-        ("notifications", "no"),
         ("system-tray", "no"),
-        ("dbus", "no"),
         ("dbus-launch", ""),
         ("dbus-control", "no"),
         ("dbus-proxy", "no"),
@@ -134,7 +130,18 @@ pub fn server(known: &Known, args: &GuiArgs, socket: &str) -> anyhow::Result<Vec
         list.add(Need::May, name, value)?;
     }
     let clipboard = if args.clipboard == Clipboard::None { "no" } else { "yes" };
-    list.add(Need::May, "clipboard", clipboard)?;
+    let notifications = if args.notifications { "yes" } else { "no" };
+    // The bus that notifications come by is there already.
+    for (name, value) in [("clipboard", clipboard), ("notifications", notifications), ("dbus", notifications)]
+    {
+        list.add(Need::May, name, value)?;
+    }
+    list.add_sound(args)?;
+    for name in ["sound-source", "audio-source"] {
+        if args.sound {
+            list.add(Need::May, name, "pulse")?;
+        }
+    }
     Ok(list.arguments)
 }
 
@@ -162,7 +169,7 @@ pub fn client(known: &Known, args: &GuiArgs, look: &Look, socket: &Path) -> anyh
         ("file-transfer", "no"),
         ("open-files", "no"),
         ("open-url", "no"),
-        ("notifications", "no"),
+        ("notifications", if args.notifications { "yes" } else { "no" }),
         ("start-new-commands", "no"),
         ("remote-logging", "no"),
         ("encodings", ENCODINGS),
@@ -175,9 +182,7 @@ pub fn client(known: &Known, args: &GuiArgs, look: &Look, socket: &Path) -> anyh
         list.add(Need::Must, "clipboard-direction", direction)?;
     }
     for (name, value) in [
-        // These four are in the help of a version that was built with them.
-        ("speaker", "disabled"),
-        ("microphone", "disabled"),
+        // These two, and those of sound, are in the help of a version that was built with them.
         ("webcam", "no"),
         ("printing", "no"),
         ("opengl", "no"),
@@ -191,7 +196,6 @@ pub fn client(known: &Known, args: &GuiArgs, look: &Look, socket: &Path) -> anyh
         ("video", "no"),
         ("video-decoders", "none"),
         ("csc-modules", "none"),
-        ("audio", "no"),
         ("dbus-proxy", "no"),
         ("mdns", "no"),
         ("splash", "no"),
@@ -202,6 +206,12 @@ pub fn client(known: &Known, args: &GuiArgs, look: &Look, socket: &Path) -> anyh
         ("daemon", "no"),
     ] {
         list.add(Need::May, name, value)?;
+    }
+    list.add_sound(args)?;
+    for name in ["sound-source", "audio-source"] {
+        if args.microphone {
+            list.add(Need::May, name, "pulse")?;
+        }
     }
     Ok(list.arguments)
 }
@@ -223,4 +233,23 @@ impl List<'_> {
         }
         Ok(())
     }
+
+    /// What is not asked for is `disabled`, which the other side can't undo as it can `off`.
+    fn add_sound(&mut self, args: &GuiArgs) -> anyhow::Result<()> {
+        let any = args.sound || args.microphone;
+        // An old version has no switch for all of it; of a new one it must be on.
+        self.add(Need::May, "audio", if any { "yes" } else { "no" })?;
+        for (name, is_wanted) in [("speaker", args.sound), ("microphone", args.microphone)] {
+            if is_wanted {
+                self.add(Need::Must, name, "on")?;
+                self.add(Need::May, &format!("{name}-codec"), CODEC)?;
+            } else {
+                self.add(Need::May, name, "disabled")?;
+            }
+        }
+        Ok(())
+    }
 }
+
+/// Samples as they are: there is nothing to decode.
+const CODEC: &str = "wav";

@@ -8,9 +8,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 
 use super::client::ClientEnd;
-use super::options::{Clipboard, GuiArgs};
+use super::options::{Clipboard, GuiArgs, OpenUrl};
+use super::sound::Sound;
 use super::xpra::Xpra;
-use super::{host_display, look, start_client};
+use super::{Places, host_display, look, start_client};
 use crate::control::client::Vm;
 use crate::exit;
 use crate::profile::name::Name;
@@ -27,6 +28,18 @@ pub struct AttachArgs {
     /// Which way what is copied goes, as for 'run'; not more than the VM was started with
     #[arg(long, value_name = "DIRECTION", value_enum, default_value_t)]
     clipboard: Clipboard,
+
+    /// Play sound here; the VM must have been started with it
+    #[arg(short, long)]
+    sound: bool,
+
+    /// Show notifications here; the VM must have been started with it
+    #[arg(long)]
+    notifications: bool,
+
+    /// Let programs listen to this machine's microphone; the VM must have been started with it
+    #[arg(long)]
+    microphone: bool,
 }
 
 /// Shows the windows until their client is closed or the VM ends, and returns the exit status.
@@ -44,9 +57,19 @@ fn try_run(args: &AttachArgs) -> anyhow::Result<u8> {
     ensure!(socket.exists(), "the VM {} has no windows: it was started without -g", vm.id);
     let profile = status.profile.as_deref();
     let colour = profile.and_then(|name| Profiles::of_user().ok()?.border_of(&Name::parse(name).ok()?));
-    let gui = GuiArgs { gui: true, clipboard: args.clipboard, keep: true };
+    let gui = GuiArgs {
+        gui: true,
+        clipboard: args.clipboard,
+        sound: args.sound,
+        microphone: args.microphone,
+        notifications: args.notifications,
+        open_url: OpenUrl::Never,
+        keep: true,
+    };
     let look = look::of(profile, colour.as_deref());
-    let mut client = start_client(&Xpra::find()?, &gui, &look, &host_display()?, &socket)?;
+    let sound = Sound::of(&gui, vm.sound_socket())?;
+    let places = Places { display: &host_display()?, channel: &socket, sound: sound.as_ref() };
+    let mut client = start_client(&Xpra::find()?, &gui, &look, &places)?;
     let signals = Signals::block()?;
     loop {
         let read = |one| PollFd::from_borrowed_fd(one, PollFlags::IN);

@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 
 use super::client::Program;
 use super::display::Display;
-use super::xpra;
+use super::sound::{self, Sound};
+use super::{Places, xpra};
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,9 @@ pub const SETTINGS: [&str; 16] = [
     "/etc/machine-id",
 ];
 
+/// Where the client finds those of GStreamer's plugins that it may use.
+const PLUGINS: &str = "/gstreamer";
+
 /// How the client is confined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Confinement {
@@ -62,16 +66,20 @@ impl Confinement {
     }
 
     /// The program with this confinement around it, and the options of its keeper.
-    pub fn around(&self, program: Program, display: &Display, channel: &Path) -> (Program, Vec<OsString>) {
+    pub fn around(&self, program: Program, places: &Places<'_>) -> (Program, Vec<OsString>) {
+        let mut keeper = places.sound.map(through_keeper).unwrap_or_default();
         match self {
             Self::Namespaces(bubblewrap) => {
                 let mut command = vec![bubblewrap.clone().into_os_string()];
-                command.extend(namespaces(display, channel));
+                command.extend(namespaces(places));
                 command.push("--".into());
                 command.extend(program.command);
-                (Program { command, env: program.env }, Vec::new())
+                (Program { command, env: program.env }, keeper)
             }
-            Self::Landlock => (program, landlock(display)),
+            Self::Landlock => {
+                keeper.extend(landlock(places.display));
+                (program, keeper)
+            }
         }
     }
 }
@@ -85,7 +93,8 @@ fn works(bubblewrap: &Path) -> bool {
 }
 
 /// The options of bubblewrap.
-fn namespaces(display: &Display, channel: &Path) -> Vec<OsString> {
+fn namespaces(places: &Places<'_>) -> Vec<OsString> {
+    let Places { display, channel, sound } = *places;
     let mut options: Vec<OsString> = ["--unshare-all", "--die-with-parent"].map(Into::into).into();
     if display.tcp_port.is_some() {
         options.push("--share-net".into());
@@ -106,10 +115,27 @@ fn namespaces(display: &Display, channel: &Path) -> Vec<OsString> {
     add("--proc", &[OsStr::new("/proc")]);
     add("--dev", &[OsStr::new("/dev")]);
     add("--tmpfs", &[OsStr::new("/tmp")]);
-    for file in display.files.iter().map(PathBuf::as_path).chain([channel]) {
+    let plugins = if sound.is_some() { sound::plugins() } else { Vec::new() };
+    for file in &plugins {
+        let inside = Path::new(PLUGINS).join(file.file_name().unwrap_or_default());
+        add("--ro-bind", &[file.as_os_str(), inside.as_os_str()]);
+    }
+    if !plugins.is_empty() {
+        add("--setenv", &[OsStr::new(sound::PLUGIN_PATH), OsStr::new(PLUGINS)]);
+    }
+    let sound = sound.map(|sound| sound.socket.as_path());
+    for file in display.files.iter().map(PathBuf::as_path).chain([channel]).chain(sound) {
         // A socket can be connected to, whatever the mount says.
         add("--ro-bind", &[file.as_os_str(), file.as_os_str()]);
     }
+    options
+}
+
+/// The options of the keeper that let the client to the sound server.
+fn through_keeper(sound: &Sound) -> Vec<OsString> {
+    let mut options: Vec<OsString> = ["--sound-socket".into(), sound.socket.clone().into()].into();
+    options.extend(["--sound-server".into(), sound.server.clone().into()]);
+    options.extend(sound.microphone.then(|| "--microphone".into()));
     options
 }
 

@@ -22,7 +22,7 @@ use rustix::process::{
 use rustix::time::Timespec;
 use serde::{Deserialize, Serialize};
 
-use super::sandbox;
+use super::{pulse, sandbox};
 
 /// The verb of this process, which is in no help.
 pub const VERB: &str = "keep-window-client";
@@ -54,6 +54,18 @@ pub struct KeeperArgs {
     #[arg(long, requires = "landlock")]
     tcp_port: Option<u16>,
 
+    /// Let the client to a sound server: where it connects to
+    #[arg(long, requires = "sound_server")]
+    sound_socket: Option<PathBuf>,
+
+    /// And where the sound server is
+    #[arg(long, requires = "sound_socket")]
+    sound_server: Option<PathBuf>,
+
+    /// Let it record, too
+    #[arg(long, requires = "sound_server")]
+    microphone: bool,
+
     /// The client and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     command: Vec<OsString>,
@@ -78,10 +90,19 @@ pub fn run(args: KeeperArgs) -> u8 {
     let Ok(socket) = rustix::io::dup(rustix::stdio::stdin()).map(UnixStream::from) else { return 1 };
     // Without the terminal, a client that a guest has taken over can't type into it.
     let alone = setsid().map(drop).context("leave the terminal");
-    if let Err(e) = alone.and_then(|()| confine(&args)).and_then(|()| keep(args, &socket)) {
+    let started = alone.and_then(|()| serve_sound(&args)).and_then(|()| confine(&args));
+    if let Err(e) = started.and_then(|()| keep(args, &socket)) {
         let _ = tell(&socket, &News::Failed(format!("{e:#}")));
     }
     0
+}
+
+/// Opens the client's way to the sound server. Its thread was started before the process was confined, and is not:
+/// Landlock holds those who enter it, and what they start.
+fn serve_sound(args: &KeeperArgs) -> anyhow::Result<()> {
+    let (Some(socket), Some(server)) = (&args.sound_socket, &args.sound_server) else { return Ok(()) };
+    pulse::serve(socket, server.clone(), args.microphone)
+        .with_context(|| format!("make {}", socket.display()))
 }
 
 /// Confines this process, and so the client.

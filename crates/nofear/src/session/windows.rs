@@ -21,6 +21,10 @@ impl Conversation<'_> {
                 if windows.lines <= MAX_LINES {
                     let line = printable(line.trim(), 300);
                     log::debug!("the VM's display server: {line}");
+                    if windows.sound && advice::is_about_sound(&line) {
+                        windows.sound = false;
+                        log::warn!("there is no sound: {}", advice::install_sound());
+                    }
                     windows.last_words = line;
                 }
                 Ok(())
@@ -59,6 +63,13 @@ impl Conversation<'_> {
                 self.stop = Some(Stop::InOrder);
                 bail!("Xpra's server in the VM {how}{words}");
             }
+        }
+    }
+
+    /// A program of the guest's asks for an address to be opened. Without `--open-url` nobody listens.
+    pub(super) fn on_url(&mut self, url: &str) {
+        if let Some(opener) = self.session.windows.as_mut().and_then(|windows| windows.opener.as_mut()) {
+            opener.ask(url);
         }
     }
 

@@ -103,6 +103,34 @@ fn the_clipboard_goes_where_the_user_says() {
 }
 
 #[test]
+fn sound_goes_where_the_user_says_and_notifications_come_if_asked_for() {
+    for (version, _) in HELP {
+        let known = known(version);
+        for (sound, microphone) in [(true, false), (false, true), (true, true)] {
+            let args = GuiArgs { sound, microphone, ..GuiArgs::default() };
+            let both = [client_of(&known, &args), server(&known, &args, "/s").unwrap()];
+            for arguments in both {
+                let has = |option: &str| arguments.iter().any(|one| one == option);
+                for (name, wanted) in [("speaker", sound), ("microphone", microphone)] {
+                    let value = if wanted { "on" } else { "disabled" };
+                    assert!(has(&format!("--{name}={value}")), "{version}: {arguments:?}");
+                    let one = arguments.iter().filter(|one| one.starts_with(&format!("--{name}="))).count();
+                    assert_eq!(one, 1, "{version}: {arguments:?}");
+                }
+                assert!(!has("--audio=no") && has("--webcam=no"), "{version}: {arguments:?}");
+            }
+        }
+        let args = GuiArgs { notifications: true, ..GuiArgs::default() };
+        assert!(client_of(&known, &args).contains(&"--notifications=yes".into()));
+        assert!(server(&known, &args, "/s").unwrap().contains(&"--notifications=yes".into()));
+    }
+    let args = GuiArgs { sound: true, ..GuiArgs::default() };
+    let less: Known = known("3.1").names().filter(|one| *one != "speaker").collect();
+    let error = client(&less, &args, &look(), Path::new("/s")).unwrap_err().to_string();
+    assert!(error.contains("--speaker"), "{error}");
+}
+
+#[test]
 fn a_client_that_can_t_be_told_to_do_nothing_is_not_started() {
     let all = known("3.1");
     for name in [

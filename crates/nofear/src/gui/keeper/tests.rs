@@ -13,7 +13,15 @@ fn keep_script(script: &str) -> (UnixStream, thread::JoinHandle<anyhow::Result<(
 }
 
 fn args(program: &str) -> KeeperArgs {
-    KeeperArgs { landlock: false, readable: Vec::new(), tcp_port: None, command: vec![program.into()] }
+    KeeperArgs {
+        landlock: false,
+        readable: Vec::new(),
+        tcp_port: None,
+        sound_socket: None,
+        sound_server: None,
+        microphone: false,
+        command: vec![program.into()],
+    }
 }
 
 fn news(socket: &UnixStream) -> Vec<News> {

@@ -13,7 +13,8 @@ fn windowed() -> (Host, UnixStream, OwnedFd) {
     let mut host = Host::new(Stdio::Pipes);
     let (client, keeper) = UnixStream::pair().unwrap();
     let hold = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
-    let server = Display { argv: vec![b"xpra".to_vec()], env: Vec::new(), socket: "/s".into() };
+    let argv = vec![b"xpra".to_vec()];
+    let server = Display { beside: Vec::new(), opener: false, argv, env: Vec::new(), socket: "/s".into() };
     host.session.windows = Some(Windows {
         server,
         hold: hold.try_clone().unwrap(),
@@ -22,6 +23,8 @@ fn windowed() -> (Host, UnixStream, OwnedFd) {
         ready: false,
         lines: 0,
         last_words: String::new(),
+        sound: false,
+        opener: None,
     });
     (host, keeper, hold)
 }
