@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(400);
 
 /// The X server's own font, and no question where a window is to be.
 const WINDOW_MANAGER: &str = "RandomPlacement\nNoGrabServer\nTitleFont \"fixed\"\nMenuFont \"fixed\"\n\
-    IconFont \"fixed\"\nResizeFont \"fixed\"\nIconManagerFont \"fixed\"\n";
+    IconFont \"fixed\"\nResizeFont \"fixed\"\nIconManagerFont \"fixed\"\n\"F4\" = m : window : f.delete\n";
 
 /// How high its titles are, in pixels.
 const TITLE: usize = 18;
@@ -146,6 +146,15 @@ impl Desktop {
         // twm's windows have the focus that the pointer is in.
         let (x, y) = ((place.x + place.width / 2).to_string(), (place.y + place.height / 2).to_string());
         for arguments in [&["mousemove", &x, &y][..], &["type", "--delay", "200", text], &["key", "Return"]] {
+            assert!(self.command("xdotool").args(arguments).status().unwrap().success());
+        }
+    }
+
+    /// Asks a window to close, as its user does by the window manager.
+    pub fn close(&self, window: u64) {
+        let place = self.settled(window);
+        let (x, y) = ((place.x + place.width / 2).to_string(), (place.y + place.height / 2).to_string());
+        for arguments in [&["mousemove", &x, &y][..], &["key", "alt+F4"]] {
             assert!(self.command("xdotool").args(arguments).status().unwrap().success());
         }
     }

@@ -18,6 +18,7 @@ use std::{
 mod controlled;
 pub mod desktop;
 mod home;
+pub mod windows;
 mod world;
 
 pub use controlled::Controlled;

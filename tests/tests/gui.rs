@@ -4,15 +4,15 @@
 use std::{
     fs,
     io::{Read, Write},
-    os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
 use nofear_tests::{
-    Home, Ran,
-    desktop::{Desktop, Picture, until},
+    desktop::{Picture, until},
     output, output_with, start,
+    windows::{Vm, World, client_of, kill, others_get_to, start_quietly, tcp_listeners},
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -22,55 +22,6 @@ const BORDER: usize = 4;
 /// The border of the profile `windows`, which must not change from one version to the next: Xpra draws its colour,
 /// #f58231, with six tenths of its brightness.
 const COLOUR: u32 = 0x93_4e1d;
-
-/// A desktop, and a home with a folder for running VMs.
-struct World {
-    home: Home,
-    desktop: Desktop,
-}
-
-impl World {
-    fn new() -> Self {
-        let world = Self { home: Home::new(), desktop: Desktop::new() };
-        fs::create_dir(world.runtime()).unwrap();
-        fs::set_permissions(world.runtime(), fs::Permissions::from_mode(0o700)).unwrap();
-        world
-    }
-
-    fn runtime(&self) -> PathBuf {
-        self.home.path().join("run")
-    }
-
-    fn nofear(&self, arguments: &[&str]) -> Option<Command> {
-        let mut command = self.home.nofear(arguments)?;
-        command.env("XDG_RUNTIME_DIR", self.runtime()).env("XDG_CACHE_HOME", self.home.path());
-        self.desktop.show(&mut command);
-        Some(command)
-    }
-
-    /// The folder of the only VM.
-    fn folder(&self) -> PathBuf {
-        let mut folders = fs::read_dir(self.runtime().join("nofear")).unwrap();
-        folders.next().unwrap().unwrap().path()
-    }
-}
-
-/// Every socket that listens at an address of this machine, whoever has it.
-fn tcp_listeners() -> Vec<String> {
-    let lines = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
-    let lines = lines.iter().flat_map(|text| text.lines().skip(1));
-    lines.filter(|line| line.split_whitespace().nth(3) == Some("0A")).map(Into::into).collect()
-}
-
-/// Whether somebody else gets to the socket.
-fn others_get_to(socket: &Path) -> bool {
-    let script = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])";
-    let mut other = Command::new("python3");
-    other.args(["-c", script]).arg(socket).uid(65534).gid(65534).stderr(Stdio::piped());
-    let ran: Ran = output(other);
-    assert!(ran.status == Some(0) || ran.stderr.contains("Permission"), "{ran:?}");
-    ran.status == Some(0)
-}
 
 /// What `terminal` is made to show and read.
 const IN_TERMINAL: &str = "printf 'Hello from a window'; read line; printf '%s' \"$line\" >/tmp/typed";
@@ -83,7 +34,7 @@ fn terminal(title: &str) -> Vec<String> {
 #[test]
 fn windows_of_a_vm_are_on_the_desktop_and_nothing_else_is_opened() {
     let world = World::new();
-    let desktop = &world.desktop;
+    let desktop = world.desktop();
     // The same program without a VM, to compare.
     let title = "[windows] hello";
     let mut plain = desktop.command("xterm");
@@ -125,8 +76,8 @@ fn windows_of_a_vm_are_on_the_desktop_and_nothing_else_is_opened() {
         &script,
     ];
     let Some(command) = world.nofear(&arguments) else { return };
-    let vm = Vm::start(command);
-    let window = desktop.window(title);
+    let mut vm = Vm::start(command);
+    let window = vm.window(desktop, title);
     desktop.park_pointer();
 
     // It looks as it does without a VM, but for the border.
@@ -155,7 +106,7 @@ fn windows_of_a_vm_are_on_the_desktop_and_nothing_else_is_opened() {
     for hidden in ["/home", "/root", "/etc/passwd", "/var/log", "/sys"].map(PathBuf::from) {
         assert!(!seen(&hidden), "{}", hidden.display());
     }
-    assert!(!seen(&folder.join("control.sock")) && !seen(world.home.path().join("nofear").as_path()));
+    assert!(!seen(&folder.join("control.sock")) && !seen(world.home().path().join("nofear").as_path()));
 
     // One more program, by another toolkit and another command.
     let mut other = world.nofear(&["exec", "windows", "--", "python3", "-c", GTK]).unwrap();
@@ -240,7 +191,7 @@ fn a_hostile_server_gets_nothing_and_does_nothing() {
     output_with(command, HOSTILE.to_vec()).ok();
     let mut secrets: Vec<Child> = ["clipboard", "primary"]
         .map(|selection| {
-            let mut owner = world.desktop.command("xclip");
+            let mut owner = world.desktop().command("xclip");
             owner.args(["-quiet", "-in", "-selection", selection]);
             let mut owner = owner.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
             owner.stdin.take().unwrap().write_all(SECRET.as_bytes()).unwrap();
@@ -275,7 +226,7 @@ fn a_hostile_server_gets_nothing_and_does_nothing() {
     if ran.status == Some(125) {
         assert!(said.contains("nofear: the client that shows the windows"), "{said}");
     }
-    for folder in ["/tmp", "/var/tmp", world.home.path().to_str().unwrap()] {
+    for folder in ["/tmp", "/var/tmp", world.home().path().to_str().unwrap()] {
         let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
         let found: Vec<_> = names.filter(|name| name.to_string_lossy().contains("nofear-hostile")).collect();
         assert!(found.is_empty(), "{folder}: {found:?}");
@@ -344,77 +295,6 @@ fn landlock_leaves_a_client_nothing_but_what_it_draws_with() {
     assert!(said.contains("PermissionError"), "{said}");
 }
 
-/// The process of a client whose channel is below `path`.
-fn client_of(path: &Path) -> Option<u32> {
-    let wanted = format!("socket://{}", path.display());
-    fs::read_dir("/proc").unwrap().find_map(|entry| {
-        let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
-        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let words: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-        let is_python = words.first()?.contains("python");
-        (is_python && words.iter().any(|word| word.starts_with(&wanted))).then_some(pid)
-    })
-}
-
 fn namespace(pid: u32, kind: &str) -> PathBuf {
     fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap()
-}
-
-fn start_quietly(command: &mut Command) -> Child {
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-}
-
-fn kill(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).unwrap();
-}
-
-/// A VM whose output is read while it runs.
-struct Vm {
-    child: Option<Child>,
-    stdout: Reader,
-    stderr: Reader,
-}
-
-type Reader = Option<std::thread::JoinHandle<Vec<u8>>>;
-
-impl Vm {
-    fn start(command: Command) -> Self {
-        let mut child = start(command);
-        fn reader(mut from: impl Read + Send + 'static) -> Reader {
-            Some(std::thread::spawn(move || {
-                let mut bytes = Vec::new();
-                from.read_to_end(&mut bytes).unwrap();
-                bytes
-            }))
-        }
-        let (stdout, stderr) = (reader(child.stdout.take().unwrap()), reader(child.stderr.take().unwrap()));
-        Self { child: Some(child), stdout, stderr }
-    }
-
-    fn end(mut self) -> Ran {
-        let mut status = None;
-        until("the end of the VM", || {
-            status = self.child.as_mut().unwrap().try_wait().unwrap();
-            status.is_some()
-        });
-        self.child = None;
-        self.ran(status.unwrap().code())
-    }
-
-    fn ran(&mut self, status: Option<i32>) -> Ran {
-        let read = |reader: &mut Reader| reader.take().unwrap().join().unwrap();
-        let stderr = String::from_utf8_lossy(&read(&mut self.stderr)).into_owned();
-        Ran { status, stdout: read(&mut self.stdout), stderr }
-    }
-}
-
-impl Drop for Vm {
-    /// After a failure: says what the VM has said.
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let status = child.wait().unwrap().code();
-            eprintln!("{}", self.ran(status).stderr);
-        }
-    }
 }

@@ -64,6 +64,7 @@ const LONG: &[&str] = &[
     "publish",
     "firewalls",
     "gui",
+    "gui_ends",
     "setup",
     "endurance",
     "profiles",
@@ -97,8 +98,10 @@ pub fn system(selection: &Selection) -> Result<Tally> {
     }
     if programs.iter().any(|program| program.path.file_name().is_some_and(is_about_windows)) {
         packages::ensure("run the tests of windows", packages::WINDOWS)?;
+        packages::ensure("run the tests of sound", packages::SOUND)?;
         if packages::is_there("apt-get") {
             packages::ensure("run the tests of windows", packages::WINDOWS_ON_DEBIAN)?;
+            packages::ensure("run the tests of sound", packages::SOUND_ON_DEBIAN)?;
         }
     }
     let arguments = ["--package", "nofear-vmm", "--examples"];
@@ -281,7 +284,7 @@ fn programs(filters: &[String], wanted: impl Fn(&str) -> bool) -> Result<Vec<Pro
 
 /// By the name of a test program's file, which ends with a hash.
 fn is_about_windows(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b"gui-")
+    name.as_encoded_bytes().starts_with(b"gui")
 }
 
 /// Whether any test of a program is selected; without one there is no machine to start.
