@@ -7,6 +7,8 @@
  *     -Wl,-Ttext-segment=0x1000000 -Wl,-N -o hostile *.c
  */
 #include "client.h"
+#include "cpu.h"
+#include "machines.h"
 
 static struct queue queues[2];
 static struct device shares, root;
@@ -83,12 +85,68 @@ static void attack(void)
 	step("the end");
 }
 
-static bool starts_polite(void)
+/* As `attack`, on all of the machine. */
+static void attack_machine(void)
+{
+	want(1, find_all() >= 4);
+	prepare_cpu();
+	step("CPUID");
+	cpuid_storm();
+	step("MSRs");
+	msr_storm();
+	step("interrupts");
+	interrupt_storm();
+	step("ports");
+	any_port();
+	step("addresses");
+	any_address();
+	static const struct {
+		const char *name;
+		void (*attack)(void);
+	} on_devices[] = {
+		{ "registers in any order", registers_in_any_order },
+		{ "queues of every size", queues_of_every_size },
+		{ "kicks", kicks },
+		{ "resets in flight", resets_in_flight },
+		{ "every byte of the configuration", every_config_byte },
+		{ "packets with wrong fields", packets_with_wrong_fields },
+		{ "memory that is ballooned", memory_that_is_ballooned },
+	};
+
+	for (u32 i = 0; i < sizeof on_devices / sizeof *on_devices; i++) {
+		step(on_devices[i].name);
+		on_devices[i].attack();
+		/* A device that has had all of it serves. */
+		start(&shares);
+		start(&root);
+		begin_session(&shares);
+		begin_session(&root);
+	}
+	step("the end");
+}
+
+/* What never ends by itself; the host ends it. */
+static void attack_for_ever(const char *how)
+{
+	find_all();
+	prepare_cpu();
+	say("hostile: for ever");
+	if (!memcmp(how, "exits", 5))
+		exit_for_ever();
+	if (!memcmp(how, "interrupts", 10))
+		interrupt_for_ever();
+	if (!memcmp(how, "kicks", 5))
+		kick_for_ever();
+	spin();
+}
+
+/* What the host asks for. */
+static const char *how_to_be(void)
 {
 	for (const char *at = command_line; *at; at++)
-		if (!memcmp(at, "hostile=no", 10))
-			return true;
-	return false;
+		if (!memcmp(at, "hostile=", 8))
+			return at + 8;
+	return "yes";
 }
 
 void run(void);
@@ -105,9 +163,15 @@ void run(void)
 	start(&root);
 	begin_session(&shares);
 	begin_session(&root);
-	if (starts_polite())
+	const char *how = how_to_be();
+
+	if (!memcmp(how, "no", 2))
 		behave();
-	else
+	else if (!memcmp(how, "machine", 7))
+		attack_machine();
+	else if (!memcmp(how, "yes", 3))
 		attack();
+	else
+		attack_for_ever(how);
 	say("hostile: %u checks, %u wrong", (u64)checks, (u64)failures);
 }

@@ -9,7 +9,7 @@ use std::{
     os::{
         fd::OwnedFd,
         unix::{
-            fs::{MetadataExt, symlink},
+            fs::{MetadataExt, PermissionsExt, symlink},
             net::UnixListener,
         },
     },
@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nofear_tests::{nofear, output};
+use nofear_tests::{Ran, nofear, output};
 use rustix::{
     fs::{CWD, FileType, Mode, inotify, makedev, mknodat},
     process::{Pid, Signal, geteuid, kill_process},
@@ -32,6 +32,9 @@ const LIMIT: Duration = Duration::from_secs(400);
 /// Most memory of the process of a VM under attack, in bytes, the guest's own few MiB included: `docs/9p.md` has
 /// what fids cost.
 const MOST_MEMORY: u64 = 128 << 20;
+
+/// The same of one that has no fids, but rings and messages all over its memory, and gives a part of it away.
+const MOST_MEMORY_OF_A_MACHINE: u64 = 160 << 20;
 
 /// Most descriptors of that process: opened files, those kept for what is not open and half as many again for what
 /// was removed, and the VMM's own.
@@ -62,9 +65,11 @@ impl World {
             "share/proc",
             "other",
             "outside",
+            "run",
         ] {
             fs::create_dir_all(path(directory)).unwrap();
         }
+        fs::set_permissions(path("run"), fs::Permissions::from_mode(0o700)).unwrap();
         fs::write(path("outside/canary"), CANARY).unwrap();
         fs::write(path("other/file"), "read-only").unwrap();
         fs::write(path("share/file"), vec![7; 1 << 20]).unwrap();
@@ -111,15 +116,24 @@ impl World {
             command.args(["--mount", "sh", "-euc", MOUNTS]).arg(self.path("share")).arg(nofear.get_program());
         }
         command
-            .args(["run", "--temporary", "--console", "--mem", "256M", "--append", line])
+            .args(["run", "--temporary", "--console", "--cpus", "1", "--mem", "256M"])
+            .args(["--name", name, "--append", line])
             .args(["--share", &format!("{}:/data:rw", self.path("share").display())])
             .args(["--share", &format!("{}:/other", self.path("other").display())])
             .args(["--", "true"])
             .env("NOFEAR_KERNEL", self.path("kernel"))
+            .env("XDG_RUNTIME_DIR", self.path("run"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(self.path(name)).unwrap());
         Some(command.spawn().unwrap())
+    }
+
+    /// `nofear` with these arguments, for one of those VMs.
+    fn nofear(&self, arguments: &[&str]) -> Ran {
+        let mut command = nofear().unwrap();
+        command.args(arguments).env("XDG_RUNTIME_DIR", self.path("run"));
+        output(command)
     }
 
     /// What the client in that VM said.
@@ -289,4 +303,52 @@ fn a_guest_that_drives_the_devices_itself_reads_and_changes_nothing_outside_and_
     assert_eq!(fs::read_to_string(world.path("other/file")).unwrap(), "read-only");
     assert!(peak.memory < MOST_MEMORY, "{peak:?}");
     assert!(peak.descriptors < MOST_DESCRIPTORS, "{peak:?}");
+}
+
+#[test]
+fn a_guest_that_attacks_the_machine_stops_nobody_and_is_stopped() {
+    let world = World::new();
+    world.compile();
+    let Some(mut polite) = world.start("polite", "hostile=no") else { return };
+    let mut machine = world.start("machine", "hostile=machine").unwrap();
+    let mut peak = Peak::default();
+    let ended = wait(&mut machine, &mut peak);
+    let said = world.said("machine");
+    println!("{said}\n{peak:?}");
+    assert_eq!(ended, Some(125), "{said}");
+    assert!(said.contains("checks, 0 wrong") && !said.contains("WRONG"), "{said}");
+    assert!(said.contains("the VM ended before the command did: power off"), "{said}");
+    assert!(peak.memory < MOST_MEMORY_OF_A_MACHINE && peak.descriptors < MOST_DESCRIPTORS, "{peak:?}");
+
+    // What never ends is seen, looked into and ended by others.
+    for how in ["spins", "exits", "interrupts", "kicks"] {
+        let mut endless = world.start(how, &format!("hostile={how}")).unwrap();
+        let said = || world.said(how);
+        let begun = Instant::now();
+        while !said().contains("hostile: for ever") {
+            assert!(begun.elapsed() < LIMIT, "{how}: {}", said());
+            thread::sleep(Duration::from_millis(50));
+        }
+        thread::sleep(Duration::from_secs(1));
+        let mut peak = Peak::default();
+        peak.look(&endless);
+        assert!(peak.memory < MOST_MEMORY_OF_A_MACHINE, "{how}: {peak:?}");
+        assert!(world.nofear(&["ps"]).ok().text().contains(&format!("{how} ")), "{how}");
+        let text = world.nofear(&["debug", how]).ok().text();
+        assert!(text.contains("rip 0x"), "{how}: {text}");
+        world.nofear(&["stat", how]).ok();
+        world.nofear(&["pause", how]).ok();
+        world.nofear(&["resume", how]).ok();
+        world.nofear(&["stop", how]).ok();
+        assert_eq!(endless.wait().unwrap().code(), Some(143), "{how}: {}", said());
+    }
+
+    // The other one was served all the while.
+    File::create(world.path("share/over")).unwrap();
+    let ended = wait(&mut polite, &mut Peak::default());
+    let polite_said = world.said("polite");
+    assert_eq!(ended, Some(125), "{polite_said}");
+    assert!(polite_said.contains("checks, 0 wrong") && !polite_said.contains("WRONG"), "{polite_said}");
+    let served = polite_said.split_once("hostile: served ").unwrap().1;
+    assert!(served.split(' ').next().unwrap().parse::<u32>().unwrap() > 3, "{polite_said}");
 }
