@@ -20,7 +20,7 @@ const SIZE: i64 = 16;
 
 /// A folder with an initramfs of `guests/disk.c`, and a script that starts a VM with it and a disk.
 fn guest() -> Option<(tempfile::TempDir, Command)> {
-    let (example, kernel): (OsString, OsString) = (ours("NOFEAR_EXAMPLE")?, ours("NOFEAR_KERNEL")?);
+    let (example, kernel): (OsString, OsString) = (ours("NOFEAR_EXAMPLE_BOOT")?, ours("NOFEAR_KERNEL")?);
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("init");
     let mut gcc = Command::new("gcc");

@@ -7,6 +7,7 @@ mod system;
 
 use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -216,17 +217,30 @@ fn number_before(line: &str, word: &str) -> usize {
 
 fn run_fuzz(selection: &Selection) -> Result<Tally> {
     fuzz::build()?;
-    let mut tally = Tally::default();
-    for name in fuzz::targets()? {
-        match fuzz::run(&name, selection.fuzz_seconds) {
-            Ok(()) => tally.add(Tally::ONE),
-            Err(error) => {
-                eprintln!("xtask: fuzz: {error:#}");
-                tally.failed += 1;
-            }
+    // One on each CPU.
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let queue = Mutex::new(fuzz::targets()?.into_iter());
+    let all = Mutex::new(Tally::default());
+    std::thread::scope(|scope| {
+        for _ in 0..cpus {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some(name) = next else { return };
+                    let ran = fuzz::run(&name, selection.fuzz_seconds);
+                    let mut tally = all.lock().unwrap_or_else(PoisonError::into_inner);
+                    match ran {
+                        Ok(()) => tally.add(Tally::ONE),
+                        Err(error) => {
+                            eprintln!("xtask: fuzz: {error:#}");
+                            tally.failed += 1;
+                        }
+                    }
+                }
+            });
         }
-    }
-    Ok(tally)
+    });
+    Ok(all.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 #[cfg(test)]
