@@ -18,7 +18,7 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use serde::{Deserialize, Serialize};
 
 use crate::control::protocol::Status;
-use crate::{exit, sys};
+use crate::{exit, json, sys};
 
 /// Which of the three a process is.
 pub enum Role {
@@ -69,7 +69,7 @@ impl Reporter {
     fn tell(&mut self, report: &Report) {
         // A keeper that was killed is no reason to end the VM.
         if let Some(pipe) = &mut self.0 {
-            let _ = write_line(pipe, report);
+            let _ = json::line(report).map(|line| pipe.write_all(&line));
         }
     }
 }
@@ -115,10 +115,4 @@ fn wait(answer: OwnedFd) -> u8 {
         Some(Answer::Ended(status)) => status,
         None => exit::FAILED,
     }
-}
-
-fn write_line<T: Serialize>(to: &mut File, message: &T) -> std::io::Result<()> {
-    let mut line = serde_json::to_vec(message)?;
-    line.push(b'\n');
-    to.write_all(&line)
 }

@@ -31,7 +31,7 @@ use crate::network::host::Host;
 use crate::network::tap::protocol::{
     Destination, MAX_LINE, MAX_QUEUES, MAX_RULES, Ready, Reply, Request, VERSION,
 };
-use crate::sys;
+use crate::{json, sys};
 pub use rtnetlink::is_there;
 use ruleset::{State, Vm};
 
@@ -239,8 +239,7 @@ pub fn sweep(state: &State) -> anyhow::Result<()> {
 
 /// Sends a line, with descriptors.
 fn answer(socket: &UnixStream, reply: &Reply, taps: &[OwnedFd]) -> io::Result<()> {
-    let mut line = serde_json::to_vec(reply)?;
-    line.push(b'\n');
+    let line = json::line(reply)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_QUEUES))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let borrowed: Vec<_> = taps.iter().map(AsFd::as_fd).collect();

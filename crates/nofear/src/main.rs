@@ -17,6 +17,7 @@ mod frames;
 mod gui;
 mod helper;
 mod images;
+mod json;
 mod logging;
 mod memory;
 mod network;

@@ -14,6 +14,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg,
 use serde::Serialize;
 
 use super::protocol::{Ask, Event, MAX_LINE, Request, Status};
+use crate::json;
 use crate::runtime_dir::{self, CONTROL_SOCKET, SOUND_SOCKET, WINDOWS_SOCKET};
 
 /// How long a VM may take to answer. Its session waits for nothing, so it answers at once or not at all.
@@ -126,9 +127,8 @@ impl Channel {
 
     /// Sends a line.
     pub fn send<T: Serialize>(&mut self, message: &T) -> anyhow::Result<()> {
-        let mut line = serde_json::to_vec(message).context("write a request")?;
-        ensure!(line.len() < MAX_LINE, "the arguments and the environment are too long");
-        line.push(b'\n');
+        let line = json::line(message).context("write a request")?;
+        ensure!(line.len() <= MAX_LINE, "the arguments and the environment are too long");
         (&self.reader.get_ref().socket).write_all(&line).context("write to the VM")
     }
 

@@ -24,7 +24,7 @@ use vmm::net::filter::Journal;
 use self::console::Console;
 use super::machine::{self, Machine};
 use super::net;
-use crate::environment;
+use crate::{environment, json};
 
 use super::protocol::{Ask, Event, LifeState, MAX_LINE, Request, Status, ToCommand, VERSION};
 
@@ -522,8 +522,7 @@ impl Client {
     /// Sends a line, with a descriptor. What its socket has no room for waits, but not much of it: who does not take
     /// lines is at fault.
     fn tell(&mut self, event: &Event, with: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let mut line = serde_json::to_vec(event)?;
-        line.push(b'\n');
+        let line = json::line(event)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let descriptors = with.map(|descriptor| [descriptor]);

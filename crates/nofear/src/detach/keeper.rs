@@ -13,8 +13,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::record::Record;
-use super::{Answer, Report, write_line};
-use crate::exit;
+use super::{Answer, Report};
+use crate::{exit, json};
 
 /// The most that is kept of what is said before the VM has a name, in bytes.
 const MOST_EARLY: usize = 256 << 10;
@@ -23,6 +23,9 @@ const MOST_EARLY: usize = 256 << 10;
 const MOST_REPORT: usize = 16 << 20;
 
 const CHUNK: usize = 64 << 10;
+
+/// How often the pipes are read when the VM has ended; one of the usual size is empty after the first time.
+const MOST_LAST_READS: usize = 64;
 
 /// What the keeper reads, and who waits for it.
 pub struct Pipes {
@@ -69,8 +72,12 @@ pub fn keep(vm: Pid, pipes: Pipes) -> anyhow::Result<()> {
         let (is_over, is_asker_gone) = keeper.wait(&ended).context("wait for the VM")?;
         keeper.read();
         if is_over {
-            // What it has said before its end is there. Others may hold the pipes open: it is not waited for them.
-            while keeper.read() {}
+            // What it has said before its end is there, a pipe's worth each. Others may hold the pipes open, and go on.
+            for _ in 0..MOST_LAST_READS {
+                if !keeper.read() {
+                    break;
+                }
+            }
             return keeper.end();
         }
         if is_asker_gone && keeper.asker.take().is_some() {
@@ -139,13 +146,15 @@ impl Keeper {
         while let Some(end) = self.line.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = self.line.drain(..=end).collect();
             match serde_json::from_slice(&line) {
-                Ok(Report::Is(status)) => match Record::create(status) {
+                // Once: what comes when there is a guest may be its, if it owns the VM's process.
+                Ok(Report::Is(status)) if self.record.is_none() => match Record::create(status) {
                     Ok(mut record) => {
                         record.append(&std::mem::take(&mut self.early));
                         self.record = Some(record);
                     }
                     Err(e) => log::warn!("what the VM says is not kept: {e:#}"),
                 },
+                Ok(Report::Is(_)) => log::debug!("a second report of what the VM is"),
                 Ok(Report::Runs) => self.let_go(),
                 Err(e) => log::debug!("a report: {e}"),
             }
@@ -156,7 +165,7 @@ impl Keeper {
     fn let_go(&mut self) {
         let Some(mut asker) = self.asker.take() else { return };
         let name = self.record.as_ref().map(|record| record.name().to_owned()).unwrap_or_default();
-        let _ = write_line(&mut asker, &Answer::Runs(name));
+        let _ = json::line(&Answer::Runs(name)).map(|line| asker.write_all(&line));
         // Whoever reads what the asker prints must see its end.
         if let Ok(nothing) = File::options().read(true).write(true).open("/dev/null") {
             let _ = dup2_stdin(&nothing)
@@ -185,7 +194,7 @@ impl Keeper {
             (Some(mut asker), record) => {
                 // It never ran, and who asked is told why.
                 record.map_or(Ok(()), Record::remove)?;
-                let _ = write_line(&mut asker, &Answer::Ended(status));
+                let _ = json::line(&Answer::Ended(status)).map(|line| asker.write_all(&line));
                 Ok(())
             }
             (None, Some(record)) => record.finish(status),

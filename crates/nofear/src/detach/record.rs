@@ -14,6 +14,8 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, openat, renameat};
 use serde::{Deserialize, Serialize};
 
 use crate::control::protocol::{LifeState, Status};
+use crate::runtime_dir::VmName;
+use crate::text::printable;
 
 /// What it is.
 const DESCRIPTION: &str = "vm.json";
@@ -66,6 +68,8 @@ impl Record {
     }
 
     fn create_in(all: &Path, status: Status) -> anyhow::Result<Self> {
+        // It becomes a path, and comes from the VM's process.
+        VmName::parse(&status.vm).map_err(|e| anyhow::anyhow!("'{}': {e}", printable(&status.vm, 80)))?;
         let path = all.join(&status.vm);
         let make = |recursive, path: &Path| DirBuilder::new().recursive(recursive).mode(0o700).create(path);
         make(true, all).with_context(|| format!("make {}", all.display()))?;
@@ -273,6 +277,18 @@ mod tests {
         record.finish(7).unwrap();
         assert_eq!(kept.again().unwrap().description.end.unwrap().status, 7);
         assert_eq!(fs::metadata(&all).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn what_is_no_name_becomes_no_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let (all, beside) = (folder.path().join("vms"), folder.path().join("beside"));
+        fs::create_dir(&beside).unwrap();
+        for name in ["", ".", "..", "../beside", "/tmp", "a/b"] {
+            assert!(Record::create_in(&all, status(name)).is_err(), "{name}");
+        }
+        assert!(Record::create_in(&all, status(beside.to_str().unwrap())).is_err());
+        assert!(beside.exists() && !all.exists());
     }
 
     #[test]

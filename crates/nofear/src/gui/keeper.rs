@@ -23,6 +23,7 @@ use rustix::time::Timespec;
 use serde::{Deserialize, Serialize};
 
 use super::{pulse, sandbox};
+use crate::json;
 
 /// The verb of this process, which is in no help.
 pub const VERB: &str = "keep-window-client";
@@ -205,9 +206,7 @@ fn news_of(status: ExitStatus) -> News {
 }
 
 fn tell(mut socket: &UnixStream, news: &News) -> io::Result<()> {
-    let mut line = serde_json::to_vec(news)?;
-    line.push(b'\n');
-    socket.write_all(&line)
+    socket.write_all(&json::line(news)?)
 }
 
 /// Which of these can be read.

@@ -6,7 +6,7 @@
 //! what would be opened. The default is no, one question is asked at a time, and who was refused three times is not
 //! heard again.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -28,6 +28,9 @@ pub const VERB: &str = "ask-to-open-urls";
 /// The most addresses of a guest's that are looked at.
 const MAX_URLS: u32 = 1000;
 
+/// After so many that are none, a guest's are not looked at any more.
+const MAX_BAD: u32 = 32;
+
 /// After so many refusals in a row, nothing is asked any more.
 const MAX_REFUSALS: u32 = 3;
 
@@ -44,6 +47,7 @@ pub struct OpenerArgs {
 pub struct Opener {
     socket: Option<UnixStream>,
     heard: u32,
+    bad: u32,
 }
 
 impl Opener {
@@ -60,19 +64,22 @@ impl Opener {
         };
         command.spawn().context("start a process for opening addresses")?;
         socket.set_nonblocking(true).context("set a new socket up")?;
-        Ok(Self { socket: Some(socket), heard: 0 })
+        Ok(Self { socket: Some(socket), heard: 0, bad: 0 })
     }
 
     /// A program of the guest's would like this to be opened.
     pub fn ask(&mut self, url: &str) {
-        self.heard = self.heard.saturating_add(1);
-        if self.heard > MAX_URLS {
+        let Some(socket) = self.socket.as_mut().filter(|_| self.heard < MAX_URLS && self.bad < MAX_BAD)
+        else {
             return;
-        }
+        };
+        self.heard += 1;
         match checked(url) {
-            Err(e) => log::warn!("the VM asked for an address to be opened, which is refused: {e:#}"),
+            Err(e) => {
+                self.bad += 1;
+                log::warn!("the VM asked for an address to be opened, which is refused: {e:#}");
+            }
             Ok(url) => {
-                let Some(socket) = &mut self.socket else { return };
                 // A whole line fits, or the questions before it are waited for: then this one is not asked.
                 match socket.write(format!("{url}\n").as_bytes()) {
                     Ok(count) if count == url.len() + 1 => {}
@@ -121,10 +128,7 @@ pub fn run(args: OpenerArgs) -> u8 {
     let Ok(stdin) = rustix::io::dup(rustix::stdio::stdin()).map(UnixStream::from) else { return 1 };
     let mut lines = BufReader::new(stdin);
     let mut refusals = 0;
-    let mut line = String::new();
-    while lines.read_line(&mut line).is_ok_and(|count| count > 0) {
-        let url = line.trim().to_owned();
-        line.clear();
+    while let Some(url) = next(&mut lines) {
         match ask(&url, args.terminal) {
             Ok(true) => {
                 refusals = 0;
@@ -144,6 +148,15 @@ pub fn run(args: OpenerArgs) -> u8 {
         }
     }
     0
+}
+
+/// The next address; none: nofear has gone, or says what it never would. Its process faces the guest, so it is not
+/// believed that it has looked.
+fn next(lines: &mut impl BufRead) -> Option<String> {
+    let mut line = String::new();
+    lines.take(MAX_URL as u64 + 1).read_line(&mut line).ok()?;
+    let url = line.strip_suffix('\n')?;
+    checked(url).ok().filter(|checked| checked == url)
 }
 
 /// Forgets what has come while a question was asked. False: nofear has gone.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use crate::helper;
+use crate::{helper, json};
 use protocol::{MAX_LINE, Ready, Reply, Request};
 
 /// How long the helper may take: it runs nft a few times, and may wait for others that do.
@@ -70,9 +70,7 @@ pub fn open(request: &Request) -> anyhow::Result<Tap> {
 
 fn ask(mut socket: &UnixStream, request: &Request) -> anyhow::Result<(Reply, Vec<OwnedFd>)> {
     socket.set_read_timeout(Some(PATIENCE))?;
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    socket.write_all(&line)?;
+    socket.write_all(&json::line(request)?)?;
     let (mut bytes, mut queues) = (Vec::new(), Vec::new());
     while !bytes.ends_with(b"\n") {
         let mut chunk = [0; 4096];

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
 
-use agent_proto::{MAX_TO_AGENT, TerminalSize, User, read_frame, write_frame};
+use agent_proto::{FromAgent, Hello, MAX_TO_AGENT, TerminalSize, User, VERSION, read_frame, write_frame};
 use rustix::pipe::{PipeFlags, pipe, pipe_with};
 
 use vmm::Door;

@@ -41,6 +41,23 @@ fn what_is_no_address_of_the_web_is_refused() {
     assert!(checked(&format!("https://example.org/{}", "\u{e4}".repeat(MAX_URL / 3))).is_err());
 }
 
+#[test]
+fn lines_are_addresses_or_the_end() {
+    let all = |text: &str| {
+        let mut lines = text.as_bytes();
+        std::iter::from_fn(|| next(&mut lines)).collect::<Vec<_>>()
+    };
+    let good = "https://example.org/%20";
+    assert_eq!(all(&format!("{good}\n{good}\n")), [good, good]);
+    // One that is cut off is none.
+    assert_eq!(all(&format!("{good}\n{good}")), [good]);
+    let long = format!("https://example.org/{}", "x".repeat(MAX_URL - 20));
+    assert_eq!(all(&format!("{long}\n")), [long.as_str()]);
+    for bad in ["--help\n", "file:///x\n", "https://x/\u{1b}[2J\n", &format!("{long}x\n"), "\n"] {
+        assert_eq!(all(&format!("{good}\n{bad}{good}\n")), [good], "{bad:?}");
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn whatever_is_accepted_is_an_address(text in "(http|https|HTTP)?(:|//|://)?(?s).{0,80}") {
