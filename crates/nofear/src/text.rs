@@ -45,12 +45,28 @@ pub fn escaped(name: &[u8]) -> String {
     text
 }
 
-/// The last `lines` lines of a kernel's console, printable.
-pub fn last_lines(console: &[u8], lines: usize) -> Vec<String> {
+/// What a kernel says when it gives up; why follows in the same line.
+pub const PANIC: &str = "Kernel panic - not syncing: ";
+
+/// How many lines of a kernel's console are shown of one that panicked, at most: its words, its registers and
+/// whom it was called by.
+const PANIC_LINES: usize = 120;
+
+/// How many are, of one that did not.
+const LAST_LINES: usize = 30;
+
+/// The last lines of a kernel's console, printable: of one that panicked, from its words on, however deep it was
+/// in calls.
+pub fn last_lines(console: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(console);
     let all: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-    let first = all.len().saturating_sub(lines);
-    all[first..].iter().map(|line| printable(line, 400)).collect()
+    let usual = all.len().saturating_sub(LAST_LINES);
+    let first = match all.iter().rposition(|line| line.contains(PANIC)) {
+        Some(panic) => panic.min(usual),
+        None => usual,
+    };
+    let shown = &all[first..];
+    shown[..shown.len().min(PANIC_LINES)].iter().map(|line| printable(line, 400)).collect()
 }
 
 #[cfg(test)]
@@ -79,7 +95,27 @@ mod tests {
     #[test]
     fn the_end_of_the_console_is_its_last_lines_without_empty_ones() {
         let console = b"one\r\n\r\ntwo\x1b[0m\r\n\xff three\r\n";
-        assert_eq!(last_lines(console, 2), ["two\u{fffd}[0m", "\u{fffd} three"]);
-        assert!(last_lines(b"", 5).is_empty());
+        assert_eq!(last_lines(console), ["one", "two\u{fffd}[0m", "\u{fffd} three"]);
+        assert!(last_lines(b"").is_empty());
+        let many = "boots\n".repeat(100) + "last\n";
+        assert_eq!(last_lines(many.as_bytes()).len(), LAST_LINES);
+        assert_eq!(last_lines(many.as_bytes()).last().unwrap(), "last");
+    }
+
+    #[test]
+    fn a_panic_is_shown_from_its_words_on() {
+        let panic = |deep: usize| {
+            format!("{}[ 1.0] {PANIC}why\nCall Trace:\n{}", "boots\n".repeat(50), " ? f+0x1\n".repeat(deep))
+        };
+        let shown = last_lines(panic(60).as_bytes());
+        assert_eq!(
+            (shown.len(), shown[0].as_str(), shown[1].as_str()),
+            (62, "[ 1.0] Kernel panic - not syncing: why", "Call Trace:")
+        );
+        // What led to a short one is of use, and one without an end is cut.
+        let shown = last_lines(panic(5).as_bytes());
+        assert!(shown.len() == LAST_LINES && shown[0] == "boots");
+        let shown = last_lines(panic(5_000).as_bytes());
+        assert!(shown.len() == PANIC_LINES && shown[1] == "Call Trace:");
     }
 }

@@ -33,9 +33,6 @@ const GUEST_CID: u32 = 3;
 /// How long the VM's threads may take to end after they were told to.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
-/// How much of the kernel's console is shown when the guest dies.
-const CONSOLE_LINES: usize = 30;
-
 /// The VM that every command gets, with the host's software.
 pub fn config(kernel: Option<&Path>) -> anyhow::Result<Config> {
     let (kernel, modules) = match kernel {
@@ -219,7 +216,7 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
     if let Some(client) = client {
         client.end();
     }
-    for line in text::last_lines(&console, CONSOLE_LINES) {
+    for line in text::last_lines(&console) {
         log::error!("in the VM: {line}");
     }
     result
@@ -227,9 +224,8 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
 
 /// How a VM ended; of a kernel that panicked, what it said of that.
 fn reason(exit: Exit, console: &[u8]) -> String {
-    const WORDS: &str = "Kernel panic - not syncing: ";
     let console = String::from_utf8_lossy(console);
-    let words = console.rsplit_once(WORDS).and_then(|(_, rest)| rest.lines().next());
+    let words = console.rsplit_once(text::PANIC).and_then(|(_, rest)| rest.lines().next());
     match words.filter(|_| exit == Exit::Panic) {
         Some(words) => format!("{exit}: {}", text::printable(words.trim(), 200)),
         None => exit.to_string(),

@@ -15,9 +15,6 @@ const EVERY: Duration = Duration::from_secs(20);
 /// How long an answer may take. A healthy agent needs a millisecond; a machine that is emulated, many times that.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How much of the kernel's console is shown.
-const CONSOLE_LINES: usize = 30;
-
 /// What is known of the guest's answers.
 #[derive(Debug)]
 pub(super) struct Pulse {
@@ -92,7 +89,7 @@ impl Conversation<'_> {
                 None => log::warn!("CPU {number} does not come out of the guest"),
             }
         }
-        for line in text::last_lines(&machine.log(), CONSOLE_LINES) {
+        for line in text::last_lines(&machine.log()) {
             log::warn!("in the VM: {line}");
         }
     }
