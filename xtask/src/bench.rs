@@ -4,6 +4,7 @@ mod boot;
 mod disk;
 mod files;
 mod guest;
+mod gui;
 mod memory;
 mod net;
 mod report;
@@ -31,6 +32,7 @@ enum What {
     Boot(boot::Arguments),
     Disk(disk::Arguments),
     Files(files::Arguments),
+    Gui(gui::Arguments),
     Memory(memory::Arguments),
     Net(net::Arguments),
 }
@@ -41,6 +43,7 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
         What::Boot(arguments) => boot::main(arguments),
         What::Disk(arguments) => disk::main(arguments),
         What::Files(arguments) => files::main(arguments),
+        What::Gui(arguments) => gui::main(arguments),
         What::Memory(arguments) => memory::main(arguments),
         What::Net(arguments) => net::main(arguments),
     }

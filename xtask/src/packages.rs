@@ -100,6 +100,7 @@ pub const WINDOWS: &[Tool] = &[
     tool("bwrap", "bubblewrap", ["bubblewrap", "bubblewrap", "bubblewrap", "sys-apps/bubblewrap"]),
     tool("setxkbmap", "x11-xkb-utils", ["setxkbmap", "xorg-setxkbmap", "setxkbmap", "x11-apps/setxkbmap"]),
     tool("xrdb", "x11-xserver-utils", ["xrdb", "xorg-xrdb", "xrdb", "x11-apps/xrdb"]),
+    tool("xev", "x11-utils", ["xev", "xorg-xev", "xev", "x11-apps/xev"]),
     tool("xdpyinfo", "x11-utils", ["xdpyinfo", "xorg-xdpyinfo", "xdpyinfo", "x11-apps/xdpyinfo"]),
     tool("xwininfo", "x11-utils", ["xwininfo", "xorg-xwininfo", "xwininfo", "x11-apps/xwininfo"]),
 ];
@@ -203,6 +204,12 @@ pub const DISTRIBUTIONS: &[Tool] = &[
 
 /// Debian's own kernel source.
 pub const DEBIAN_SOURCE: &str = "linux-source-6.12";
+
+/// Makes sure that windows can be shown.
+pub fn windows(purpose: &str) -> Result<()> {
+    ensure(purpose, WINDOWS)?;
+    if is_there("apt-get") { ensure(purpose, WINDOWS_ON_DEBIAN) } else { Ok(()) }
+}
 
 /// Makes sure that `tools` are there. `purpose` says what for, in a message.
 pub fn ensure(purpose: &str, tools: &[Tool]) -> Result<()> {
