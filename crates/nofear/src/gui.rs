@@ -17,6 +17,7 @@ pub mod opener;
 pub mod options;
 mod pulse;
 pub mod sandbox;
+mod shown;
 pub mod sound;
 pub mod terminal;
 mod theme;
@@ -25,6 +26,7 @@ pub mod xpra;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use agent_proto::{DISPLAY_PORT, Display, OPENER, OPENER_PROGRAM, User};
 use anyhow::Context;
@@ -70,6 +72,10 @@ pub struct Windows {
     pub last_words: String,
     /// Whether sound was asked for, and nothing is known against it.
     pub sound: bool,
+    /// How long the command may run before it is looked whether any window is shown.
+    pub patience: Duration,
+    /// When that is.
+    pub look: Option<Instant>,
     /// Who is asked whether addresses are opened.
     pub opener: Option<Opener>,
 }
@@ -102,6 +108,9 @@ const CLIENT_VARIABLES: [&str; 12] = [
 /// How long Xpra's server waits, in seconds: for its X server (3 by itself, which a loaded machine does not keep), for
 /// a client's first words, and for an answer of one. Whoever does not want to wait ends the VM.
 const SERVER_PATIENCE: [&str; 3] = ["XPRA_VFB_WAIT=300", "XPRA_SOCKET_TIMEOUT=300", "XPRA_PING_TIMEOUT=600"];
+
+/// After so long without a window the user is told that the command runs all the same.
+const LONG_WITHOUT_WINDOW: Duration = Duration::from_secs(30);
 
 /// Prepares windows, and starts their client, which waits for the guest.
 ///
@@ -175,6 +184,8 @@ pub fn open(
             lines: 0,
             last_words: String::new(),
             sound: sound.is_some(),
+            patience: LONG_WITHOUT_WINDOW,
+            look: None,
             opener,
         },
     })
@@ -218,7 +229,8 @@ fn start_client(xpra: &Xpra, args: &GuiArgs, look: &Look, places: &Places<'_>) -
     let sound = places.sound.iter().flat_map(|sound| sound.variables());
     let env = places.display.env.iter().cloned().chain(looks).chain(fixed).chain(sound).collect();
     let program = Program { command, env };
-    let (program, keeper_options) = Confinement::find().around(program, places);
+    let (program, mut keeper_options) = Confinement::find().around(program, places);
+    keeper_options.extend(["--titles".into(), look.title("").into()]);
     Client::start(&program, &keeper_options)
 }
 

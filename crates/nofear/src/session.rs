@@ -276,7 +276,8 @@ impl Conversation<'_> {
         }
         descriptors.extend(self.greeting.iter().map(|connection| read(connection.as_fd())));
         let pulse = (self.state == State::Running).then(|| self.pulse.due()).flatten();
-        let next = self.deadline.into_iter().chain(pulse).min().filter(|_| !self.is_paused());
+        let look = session.windows.as_ref().and_then(|windows| windows.look);
+        let next = self.deadline.into_iter().chain(pulse).chain(look).min().filter(|_| !self.is_paused());
         let left = next.map(|next| next.saturating_duration_since(Instant::now()));
         let left = left.into_iter().chain(session.control.as_ref().and_then(Server::again)).min();
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());

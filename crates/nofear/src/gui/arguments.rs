@@ -34,6 +34,13 @@ pub struct Look {
     pub colour: String,
 }
 
+impl Look {
+    /// A window's title, as it is shown.
+    pub fn title(&self, own: &str) -> String {
+        format!("[{}] {own}", self.name)
+    }
+}
+
 /// Whether an option can be left out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Need {
@@ -173,7 +180,7 @@ pub fn client(known: &Known, args: &GuiArgs, look: &Look, socket: &Path) -> anyh
         ("start-new-commands", "no"),
         ("remote-logging", "no"),
         ("encodings", ENCODINGS),
-        ("title", &format!("[{}] @title@", look.name)),
+        ("title", &look.title("@title@")),
         ("border", &format!("{},{BORDER_WIDTH}", look.colour)),
     ] {
         list.add(Need::Must, name, value)?;

@@ -1,7 +1,7 @@
 //! The windows' client, as nofear sees it: through its [keeper].
 
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -33,6 +33,7 @@ pub struct Client {
     socket: UnixStream,
     input: Vec<u8>,
     last_words: String,
+    shown: Option<bool>,
     ended: bool,
 }
 
@@ -57,7 +58,18 @@ impl Client {
         keeper.stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
         keeper.spawn().context("start a process for the windows' client")?;
         socket.set_nonblocking(true).context("set a new socket up")?;
-        Ok(Self { socket, input: Vec::new(), last_words: String::new(), ended: false })
+        Ok(Self { socket, input: Vec::new(), last_words: String::new(), shown: None, ended: false })
+    }
+
+    /// Asks whether it shows a window; [`Self::shown`] has the answer, once it is there.
+    pub fn look(&mut self) {
+        // A keeper that has gone is noticed anyway.
+        let _ = self.socket.write(&[keeper::LOOK]);
+    }
+
+    /// The answer, once.
+    pub fn shown(&mut self) -> Option<bool> {
+        self.shown.take()
     }
 
     /// What it says last is the reason, if there is one.
@@ -74,6 +86,10 @@ impl Client {
                 Ok(News::Said(line)) => {
                     self.last_words = printable(line.trim(), 300);
                     log::debug!("the windows' client: {}", self.last_words);
+                    continue;
+                }
+                Ok(News::Shown(shown)) => {
+                    self.shown = Some(shown);
                     continue;
                 }
                 Ok(News::Exited(0)) => ClientEnd::InOrder,
@@ -152,6 +168,6 @@ impl Client {
     /// One whose keeper a test plays.
     pub fn kept_by_test(socket: UnixStream) -> Self {
         socket.set_nonblocking(true).unwrap();
-        Self { socket, input: Vec::new(), last_words: String::new(), ended: false }
+        Self { socket, input: Vec::new(), last_words: String::new(), shown: None, ended: false }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The VM's own process can start no program once it is confined, and must not: so this one, a second nofear, is
 //! started before. Its standard input is a socket whose other end nofear holds. It tells the client's words and end
-//! there, in lines of JSON; anything that comes from there, and its end, asks for the client's end.
+//! there, in lines of JSON. A byte that comes from there asks whether a window is shown; any other, and its end, ask for
+//! the client's end.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -22,7 +23,7 @@ use rustix::process::{
 use rustix::time::Timespec;
 use serde::{Deserialize, Serialize};
 
-use super::{pulse, sandbox};
+use super::{pulse, sandbox, shown};
 use crate::json;
 
 /// The verb of this process, which is in no help.
@@ -67,6 +68,10 @@ pub struct KeeperArgs {
     #[arg(long, requires = "sound_server")]
     microphone: bool,
 
+    /// How the titles of its windows begin
+    #[arg(long, default_value_t)]
+    titles: String,
+
     /// The client and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     command: Vec<OsString>,
@@ -78,6 +83,8 @@ pub struct KeeperArgs {
 pub enum News {
     /// A line of its output.
     Said(String),
+    /// Whether a window of its is shown, which was asked for.
+    Shown(bool),
     /// It could not be started.
     Failed(String),
     /// It ended by itself.
@@ -85,6 +92,9 @@ pub enum News {
     /// A signal ended it.
     Signaled(i32),
 }
+
+/// Asks whether a window is shown.
+pub const LOOK: u8 = b'?';
 
 /// Keeps a client until it has ended. The exit status is nobody's concern.
 pub fn run(args: KeeperArgs) -> u8 {
@@ -119,6 +129,7 @@ fn confine(args: &KeeperArgs) -> anyhow::Result<()> {
 
 fn keep(args: KeeperArgs, socket: &UnixStream) -> anyhow::Result<()> {
     let mut arguments = args.command.into_iter();
+    let titles = args.titles;
     let program = arguments.next().context("no client is named")?;
     let (words, output) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("make a pipe")?;
     let again = output.try_clone().context("duplicate a pipe")?;
@@ -130,7 +141,7 @@ fn keep(args: KeeperArgs, socket: &UnixStream) -> anyhow::Result<()> {
     drop(command);
     let pid = Pid::from_child(&child);
     let ended = pidfd_open(pid, PidfdFlags::empty()).context("watch the client")?;
-    Keeper { child, ended, words: Some(words), line: Vec::new(), lines: 0, socket }
+    Keeper { child, ended, words: Some(words), line: Vec::new(), lines: 0, socket, titles, look: None }
         .keep(pid)
         .context("keep the client")
 }
@@ -142,6 +153,9 @@ struct Keeper<'a> {
     line: Vec<u8>,
     lines: u32,
     socket: &'a UnixStream,
+    titles: String,
+    /// What a look at the display has found comes out here: a byte, or none.
+    look: Option<OwnedFd>,
 }
 
 impl Keeper<'_> {
@@ -150,8 +164,9 @@ impl Keeper<'_> {
         loop {
             let left = deadline.map(|deadline: Instant| deadline.saturating_duration_since(Instant::now()));
             let socket = deadline.is_none().then(|| self.socket.as_fd());
-            let [has_words, has_ended, is_asked] =
-                wait([self.words.as_ref().map(AsFd::as_fd), Some(self.ended.as_fd()), socket], left)?;
+            let [words, look] = [&self.words, &self.look].map(|one| one.as_ref().map(AsFd::as_fd));
+            let [has_words, has_ended, is_asked, has_looked] =
+                wait([words, Some(self.ended.as_fd()), socket, look], left)?;
             if has_words && !self.hear() {
                 self.words = None;
             }
@@ -167,12 +182,44 @@ impl Keeper<'_> {
                 let _ = tell(self.socket, &news_of(status));
                 return Ok(());
             }
-            if is_asked {
+            if has_looked {
+                self.has_looked();
+            }
+            if is_asked && !self.is_to_look() {
                 let _ = kill_process_group(pid, Signal::TERM);
                 deadline = Some(Instant::now() + PATIENCE);
             } else if left.is_some_and(|left| left.is_zero()) {
                 let _ = kill_process_group(pid, Signal::KILL);
             }
+        }
+    }
+
+    /// Whether it was asked whether a window is shown. Then that is found out beside the client's life: a display that
+    /// does not answer must not keep it from ending.
+    fn is_to_look(&mut self) -> bool {
+        let mut byte = [0];
+        if !matches!(rustix::io::read(self.socket, &mut byte), Ok(1) if byte[0] == LOOK) {
+            return false;
+        }
+        let Ok((found, tell)) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC) else {
+            return true;
+        };
+        let titles = self.titles.clone();
+        let started = std::thread::Builder::new().name("look".into()).spawn(move || {
+            if let Ok(is_shown) = shown::any(&titles) {
+                let _ = rustix::io::write(&tell, &[is_shown.into()]);
+            }
+        });
+        self.look = started.ok().map(|_| found);
+        true
+    }
+
+    fn has_looked(&mut self) {
+        let mut byte = [0];
+        let found = self.look.take().map(|look| rustix::io::read(look, &mut byte));
+        // Without an answer, as of a display that is none of X's, there is nothing to tell.
+        if found == Some(Ok(1)) {
+            let _ = tell(self.socket, &News::Shown(byte[0] != 0));
         }
     }
 

@@ -151,6 +151,9 @@ impl Conversation<'_> {
         match (message, self.state) {
             (FromAgent::Started { command }, State::Starting) if command == self.command => {
                 self.state = State::Running;
+                if let Some(windows) = &mut self.session.windows {
+                    windows.look = Some(Instant::now() + windows.patience);
+                }
                 if let Some(hold) = self.session.published.take() {
                     rustix::io::write(&hold, &1_u64.to_ne_bytes()).context("open the published ports")?;
                 }

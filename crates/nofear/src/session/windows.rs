@@ -1,6 +1,8 @@
 //! The command's windows: the display server in the guest comes first, then the command; and the client on the host
 //! lives as long as both.
 
+use std::time::Instant;
+
 use agent_proto::{DisplayNews, End, Step};
 use anyhow::{anyhow, bail, ensure};
 use rustix::process::Signal;
@@ -66,6 +68,29 @@ impl Conversation<'_> {
         }
     }
 
+    /// Says, once, that no window has come.
+    fn look_for_windows(&mut self) {
+        let is_running = self.state == State::Running;
+        let Some(windows) = &mut self.session.windows else { return };
+        let Some(client) = &mut windows.client else { return windows.look = None };
+        if windows.look.is_some_and(|look| look <= Instant::now()) {
+            windows.look = None;
+            client.look();
+        }
+        if client.shown() == Some(false) && is_running {
+            let program = self.session.run.argv.first().map(|program| String::from_utf8_lossy(program));
+            let output = match self.session.reporter {
+                Some(_) => "'nofear logs' shows what it has printed",
+                None => "what it prints is here",
+            };
+            log::warn!(
+                "no window is shown yet, {} s after '{}' was started: it runs in the VM, and {output}",
+                windows.patience.as_secs(),
+                printable(&program.unwrap_or_default(), 80),
+            );
+        }
+    }
+
     /// A program of the guest's asks for an address to be opened. Without `--open-url` nobody listens.
     pub(super) fn on_url(&mut self, url: &str) {
         if let Some(opener) = self.session.windows.as_mut().and_then(|windows| windows.opener.as_mut()) {
@@ -78,7 +103,10 @@ impl Conversation<'_> {
         let is_over = matches!(self.state, State::Ended(_)) || self.vm_ended.is_some();
         let has_agent = self.state == State::Booting || self.control.is_some();
         let Some(windows) = &mut self.session.windows else { return Ok(None) };
-        let Some(end) = windows.client.as_mut().and_then(Client::hear) else { return Ok(None) };
+        let Some(end) = windows.client.as_mut().and_then(Client::hear) else {
+            self.look_for_windows();
+            return Ok(None);
+        };
         windows.client = None;
         // It has noticed before this process has.
         if is_over || !has_agent {

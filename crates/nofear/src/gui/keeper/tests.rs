@@ -20,6 +20,7 @@ fn args(program: &str) -> KeeperArgs {
         sound_socket: None,
         sound_server: None,
         microphone: false,
+        titles: String::new(),
         command: vec![program.into()],
     }
 }
@@ -39,6 +40,14 @@ fn the_words_and_the_end_of_a_client_are_told() {
     let error = keep(args("/no/such"), &theirs).unwrap_err();
     assert!(error.to_string().contains("/no/such"), "{error:#}");
     drop(ours);
+}
+
+#[test]
+fn a_look_at_a_display_that_is_none_tells_nothing_and_ends_nothing() {
+    let (mut socket, keeper) = keep_script("sleep 1; exit 3");
+    socket.write_all(&[LOOK, LOOK]).unwrap();
+    assert_eq!(news(&socket), [News::Exited(3)]);
+    keeper.join().unwrap().unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@ use agent_proto::{Display, DisplayNews};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::gui::client::Client;
-use crate::gui::keeper::News;
+use crate::gui::keeper::{LOOK, News};
 
 use super::*;
 
@@ -24,6 +24,8 @@ fn windowed() -> (Host, UnixStream, OwnedFd) {
         lines: 0,
         last_words: String::new(),
         sound: false,
+        patience: Duration::from_secs(1000),
+        look: None,
         opener: None,
     });
     (host, keeper, hold)
@@ -91,6 +93,24 @@ fn a_client_that_is_closed_ends_the_vm_in_order() {
         shuts_down(&mut agent, &notifier);
     });
     assert_eq!(outcome.result.unwrap(), Ending::Signal(Signal::TERM));
+}
+
+#[test]
+fn the_keeper_is_asked_once_whether_a_window_is_shown() {
+    let (mut host, mut keeper, _) = windowed();
+    host.session.windows.as_mut().unwrap().patience = Duration::ZERO;
+    let outcome = host.against(|door| {
+        let mut agent = running(door);
+        let mut byte = [0];
+        keeper.read_exact(&mut byte).unwrap();
+        assert_eq!(byte, [LOOK]);
+        // The answer ends nothing, and there is no other question.
+        keeper_says(&mut keeper, &News::Shown(false));
+        drop(agent.pipes());
+        agent.ended(End::Exited(5));
+    });
+    assert_eq!(outcome.result.unwrap(), Ending::Command(End::Exited(5)));
+    assert_eq!(keeper.read(&mut [0]).unwrap(), 0);
 }
 
 #[test]
