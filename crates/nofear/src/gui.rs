@@ -130,7 +130,7 @@ pub fn open(
     let xpra = Xpra::find()?;
     let sound = Sound::of(args, runtime_dir.sound_socket())?;
     let mut beside = match sound {
-        Some(_) => Kind::find()?.programs(args.microphone)?,
+        Some(_) => vec![Kind::find()?.program(args.microphone)],
         None => Vec::new(),
     };
     let plugins = sound.as_ref().and_then(|_| sound::plugins_in_guest(&runtime_folder(user)));

@@ -99,45 +99,79 @@ pub fn server(
 pub enum Kind {
     /// By this program.
     PulseAudio(PathBuf),
-    /// By these, and a manager of sessions.
-    PipeWire([PathBuf; 3]),
+    /// By these.
+    PipeWire {
+        /// Runs one that needs a session bus with a bus of its own: managers of sessions do.
+        bus: PathBuf,
+        /// The server, which starts the others when it is ready.
+        server: PathBuf,
+        /// Connects programs with sinks.
+        manager: PathBuf,
+        /// Speaks PulseAudio's protocol.
+        pulse: PathBuf,
+    },
 }
 
 impl Kind {
     /// The one that this machine's software has.
     pub fn find() -> anyhow::Result<Self> {
-        let program = |name| xpra::program(name);
+        Self::of(xpra::program)
+    }
+
+    /// PulseAudio, if it is there, since it is one program. `program` says where one is.
+    fn of(program: impl Fn(&str) -> Option<PathBuf>) -> anyhow::Result<Self> {
         if let Some(program) = program("pulseaudio") {
             return Ok(Self::PulseAudio(program));
         }
         let manager = program("wireplumber").or_else(|| program("pipewire-media-session"));
-        match (program("pipewire"), manager, program("pipewire-pulse")) {
-            (Some(pipewire), Some(manager), Some(pulse)) => Ok(Self::PipeWire([pipewire, manager, pulse])),
-            _ => bail!("sound: there is no sound server for the VM: {ADVICE}"),
-        }
+        let (Some(server), Some(manager), Some(pulse)) =
+            (program("pipewire"), manager, program("pipewire-pulse"))
+        else {
+            bail!("sound: there is no sound server for the VM: {ADVICE}");
+        };
+        let bus = program("dbus-run-session").context(
+            "sound: PipeWire in a VM needs dbus-run-session: install it (Debian, Ubuntu: apt install dbus-daemon; \
+             Fedora: dbus-daemon; Arch: dbus; openSUSE: dbus-1-daemon; Gentoo: sys-apps/dbus)",
+        )?;
+        Ok(Self::PipeWire { bus, server, manager, pulse })
     }
 
-    /// The programs to start in the guest, each with its arguments.
-    pub fn programs(&self, microphone: bool) -> anyhow::Result<Vec<Vec<String>>> {
+    /// What to start in the guest: a program and its arguments.
+    pub fn program(&self, microphone: bool) -> Vec<String> {
+        let sinks = [SPEAKER, MICROPHONE].into_iter().take(1 + usize::from(microphone));
         match self {
             Self::PulseAudio(program) => {
                 let mut argv = vec![program.display().to_string()];
                 argv.extend(PULSEAUDIO.map(Into::into));
-                for sink in [SPEAKER, MICROPHONE].into_iter().take(1 + usize::from(microphone)) {
-                    argv.push(format!("--load=module-null-sink sink_name={sink}"));
-                }
-                Ok(vec![argv])
+                argv.extend(sinks.map(|sink| format!("--load=module-null-sink sink_name={sink}")));
+                argv
             }
-            // With no device it makes a sink by itself, of which Xpra records. There is no second one.
-            Self::PipeWire(_) if microphone => bail!(
-                "--microphone: PipeWire in a VM has the speaker only; with the program 'pulseaudio' installed it works"
-            ),
-            Self::PipeWire(programs) => {
-                Ok(programs.iter().map(|program| vec![program.display().to_string()]).collect())
+            Self::PipeWire { bus, server, manager, pulse } => {
+                let sinks: String = sinks.map(pipewire_sink).collect();
+                let settings = format!(
+                    "context.objects = [ {sinks} ]\n\
+                     context.exec = [ {{ path = \"{}\" args = \"\" }} {{ path = \"{}\" args = \"\" }} ]\n",
+                    manager.display(),
+                    pulse.display()
+                );
+                let [bus, server] = [bus, server].map(|one| one.display().to_string());
+                ["sh".into(), "-c".into(), PIPEWIRE.into(), settings, bus, "--".into(), server].into()
             }
         }
     }
 }
+
+/// A sink that plays nowhere, in PipeWire's settings.
+fn pipewire_sink(name: &str) -> String {
+    format!(
+        "{{ factory = adapter args = {{ factory.name = support.null-audio-sink node.name = {name} \
+         media.class = Audio/Sink object.linger = true audio.position = [ FL FR ] }} }} "
+    )
+}
+
+/// Starts PipeWire with settings beside those of the shared software, and none of a user's.
+const PIPEWIRE: &str = "folder=$XDG_RUNTIME_DIR/sound/pipewire/pipewire.conf.d && mkdir -p \"$folder\" && \
+    printf %s \"$0\" >\"$folder/nofear.conf\" && XDG_CONFIG_HOME=$XDG_RUNTIME_DIR/sound exec \"$@\"";
 
 /// No settings but these, no user's key, and it stays.
 const PULSEAUDIO: [&str; 8] = [
@@ -230,16 +264,40 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_has_a_microphone_only_if_it_was_asked_for() {
-        let pulse = Kind::PulseAudio("/usr/bin/pulseaudio".into());
-        let has = |microphone| {
-            let programs = pulse.programs(microphone).unwrap();
-            programs[0].iter().any(|argument| argument.contains(MICROPHONE))
+    fn the_guest_has_the_sound_server_that_the_software_has() {
+        let of = |programs: &[&str]| {
+            Kind::of(|name| programs.contains(&name).then(|| Path::new("/usr/bin").join(name)))
         };
-        assert!(has(true) && !has(false));
-        let pipewire = Kind::PipeWire(["/p".into(), "/w".into(), "/u".into()]);
-        assert_eq!(pipewire.programs(false).unwrap().len(), 3);
-        assert!(pipewire.programs(true).is_err());
+        let pipewire = ["pipewire", "wireplumber", "pipewire-pulse", "dbus-run-session"];
+        assert_eq!(of(&["pulseaudio"]).unwrap(), Kind::PulseAudio("/usr/bin/pulseaudio".into()));
+        assert!(matches!(of(&[&pipewire[..], &["pulseaudio"]].concat()).unwrap(), Kind::PulseAudio(_)));
+        assert!(matches!(of(&pipewire).unwrap(), Kind::PipeWire { .. }));
+        let old = ["pipewire", "pipewire-media-session", "pipewire-pulse", "dbus-run-session"];
+        let Kind::PipeWire { manager, .. } = of(&old).unwrap() else { panic!("not PipeWire") };
+        assert_eq!(manager, Path::new("/usr/bin/pipewire-media-session"));
+        for missing in 0..pipewire.len() {
+            let rest: Vec<&str> = pipewire.iter().copied().filter(|one| *one != pipewire[missing]).collect();
+            let error = of(&rest).unwrap_err().to_string();
+            assert!(error.starts_with("sound: ") && error.contains("apt install"), "{error}");
+        }
+        assert!(of(&[]).is_err());
+    }
+
+    #[test]
+    fn a_guest_has_a_microphone_only_if_it_was_asked_for() {
+        let pipewire = Kind::PipeWire {
+            bus: "/usr/bin/dbus-run-session".into(),
+            server: "/p".into(),
+            manager: "/w".into(),
+            pulse: "/u".into(),
+        };
+        for kind in [Kind::PulseAudio("/usr/bin/pulseaudio".into()), pipewire] {
+            let has = |microphone, name: &str| {
+                kind.program(microphone).iter().any(|argument| argument.contains(name))
+            };
+            assert!(has(true, MICROPHONE) && !has(false, MICROPHONE), "{kind:?}");
+            assert!(has(true, SPEAKER) && has(false, SPEAKER), "{kind:?}");
+        }
         assert!(guest_variables(&GuiArgs::default()).is_empty());
         let args = GuiArgs { sound: true, ..GuiArgs::default() };
         assert!(!guest_variables(&args).iter().any(|one| one.contains(MICROPHONE)));
