@@ -210,6 +210,9 @@ pub fn client(known: &Known, args: &GuiArgs, look: &Look, socket: &Path) -> anyh
         ("headerbar", "no"),
         ("sharing", "no"),
         ("ssh-upgrade", "no"),
+        // Ways to the client itself, which later versions open for others on this machine.
+        ("shell", "no"),
+        ("control", "no"),
         ("daemon", "no"),
     ] {
         list.add(Need::May, name, value)?;

@@ -1,6 +1,7 @@
 use super::*;
 
-/// What 3.1.3 of Debian 12 prints, and excerpts of the later ones, written from their documentation.
+/// What 3.1.3 of Debian 12 prints, and whole lists of later ones in the same form, written from their manual pages and
+/// notes: names and values are theirs, explanations are not.
 const HELP: [(&str, &str); 4] = [
     ("3.1", include_str!("help-3.1.3.txt")),
     ("4.4", include_str!("help-4.4.txt")),
@@ -32,6 +33,7 @@ fn options_are_read_from_the_beginnings_of_lines_only() {
         assert!(!names.has(later) && known("5.0").has(later), "{later}");
     }
     for (version, _) in HELP {
+        assert!(known(version).names().count() > 170, "{version}");
         assert!(!known(version).has("made-up") && !known(version).has("also-made-up"), "{version}");
     }
     assert_eq!(Known::from_help("  --\n--=\n - x\n"), Known::default());
@@ -85,6 +87,7 @@ fn the_client_of_every_version_does_nothing_for_the_guest() {
         client_of(&known(version), &GuiArgs::default()).iter().any(|one| one == option)
     };
     assert!(!has("3.1", "--reconnect=no") && has("4.4", "--reconnect=no") && has("6.2", "--splash=no"));
+    assert!(!has("3.1", "--control=no") && has("6.2", "--control=no") && has("6.2", "--shell=no"));
     assert!(has("3.1", "--global-menus=no") && !has("6.2", "--global-menus=no") && has("6.2", "--audio=no"));
 }
 
