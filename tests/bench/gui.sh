@@ -39,8 +39,7 @@ die() { echo "bench gui: $*" >&2; exit 1; }
 
 # The desktop: an X server that lives as long as this script, and one that tells what is mapped.
 Xvfb :99 -screen 0 1280x1024x24 -nolisten tcp -noreset -ac -displayfd 3 3>$work/number >$work/xvfb.log 2>&1 &
-display=$!
-trap 'kill $display $(jobs -p) 2>/dev/null; wait 2>/dev/null || true' EXIT
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 until [[ -s $work/number ]]; do sleep 0.1; done
 export DISPLAY=:99
 mkfifo $work/events
@@ -100,8 +99,6 @@ ended() {
     echo 1 >$groups/$group/cgroup.kill
     sleep 0.2
   done
-  # What has ended is not worth a line of the shell's.
-  wait %% 2>/dev/null || true
   rmdir $groups/$group
   while read -r -t 1 -u 4 line; do :; done
 }
