@@ -72,6 +72,8 @@ pub struct Windows {
     pub last_words: String,
     /// Whether sound was asked for, and nothing is known against it.
     pub sound: bool,
+    /// The command's program, for people.
+    pub program: String,
     /// How long the command may run before it is looked whether any window is shown.
     pub patience: Duration,
     /// When that is.
@@ -184,6 +186,7 @@ pub fn open(
             lines: 0,
             last_words: String::new(),
             sound: sound.is_some(),
+            program: String::new(),
             patience: LONG_WITHOUT_WINDOW,
             look: None,
             opener,

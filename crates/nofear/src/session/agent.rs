@@ -74,6 +74,9 @@ impl Conversation<'_> {
         // Moved, not copied: they can be as long as Linux allows.
         let argv = std::mem::take(&mut self.session.run.argv);
         let env = std::mem::take(&mut self.session.run.env);
+        if let (Some(windows), Some(program)) = (&mut self.session.windows, argv.first()) {
+            windows.program = printable(&String::from_utf8_lossy(program), 80);
+        }
         let run = Run { argv, env, ..self.session.run.clone() };
         ensure!(self.send(&ToAgent::Run(run))?, "the arguments and the environment are too long");
         Ok(())

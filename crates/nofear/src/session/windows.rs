@@ -78,7 +78,6 @@ impl Conversation<'_> {
             client.look();
         }
         if client.shown() == Some(false) && is_running {
-            let program = self.session.run.argv.first().map(|program| String::from_utf8_lossy(program));
             let output = match self.session.reporter {
                 Some(_) => "'nofear logs' shows what it has printed",
                 None => "what it prints is here",
@@ -86,7 +85,7 @@ impl Conversation<'_> {
             log::warn!(
                 "no window is shown yet, {} s after '{}' was started: it runs in the VM, and {output}",
                 windows.patience.as_secs(),
-                printable(&program.unwrap_or_default(), 80),
+                windows.program,
             );
         }
     }

@@ -24,6 +24,7 @@ fn windowed() -> (Host, UnixStream, OwnedFd) {
         lines: 0,
         last_words: String::new(),
         sound: false,
+        program: String::new(),
         patience: Duration::from_secs(1000),
         look: None,
         opener: None,
