@@ -145,9 +145,8 @@ fn network(
 ) -> anyhow::Result<Network> {
     let (ours, theirs) = Channel::pair().context("make a socket for name look-ups")?;
     let policy = policy(args, host, addresses);
-    let names = args.names();
     let journal = Journal::default();
-    let resolver = resolver::Resolver::new(theirs, names, args.is_offline(), journal.clone());
+    let resolver = resolver::Resolver::new(theirs, args.names(), journal.clone());
     let ends = ends(addresses);
     let guest =
         agent_proto::Network { nameservers: ends.iter().take(1).map(|ends| ends.gateway).collect(), ends };
@@ -165,7 +164,7 @@ fn policy(args: &NetworkArgs, host: &Host, addresses: &Addresses) -> Policy {
         lan: args.is_lan(),
         allow: args.allow.iter().filter_map(options::Target::rule).collect(),
         deny: args.deny.iter().filter_map(options::Target::rule).collect(),
-        host: host.addresses(),
+        host: host.own(),
         on_link: host.networks(),
         guests: addresses.pools.clone(),
     }

@@ -295,7 +295,7 @@ impl<B: Backend> Net<B> {
 
     /// Takes what the resolver says.
     fn listen(&mut self) {
-        let Some(resolver) = &self.resolver else { return };
+        let Some(resolver) = &mut self.resolver else { return };
         let now = Instant::now();
         for _ in 0..TURN {
             match resolver.receive() {

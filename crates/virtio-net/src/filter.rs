@@ -90,8 +90,8 @@ pub struct Policy {
     pub allow: Vec<Rule>,
     /// What is closed whatever else says.
     pub deny: Vec<Rule>,
-    /// The host's own addresses.
-    pub host: Vec<IpAddr>,
+    /// The host's own addresses, or ranges of them.
+    pub host: Vec<Cidr>,
     /// Networks that the host is on.
     pub on_link: Vec<Cidr>,
     /// Where the guests of this host live: no rule opens them.
@@ -187,9 +187,7 @@ impl Filter {
     /// [`Policy::lan`]: whoever answers for a name must not choose others.
     pub fn open(&mut self, address: IpAddr, port: Option<u16>, now: Instant, time: Duration) {
         let open = match Class::of(address) {
-            Class::Internet => {
-                self.policy.lan || !self.policy.on_link.iter().any(|net| net.contains(address))
-            }
+            Class::Internet => self.policy.lan || !Names::of(address).are_in(&self.policy.on_link),
             Class::Private => self.policy.lan,
             _ => false,
         };
@@ -199,7 +197,7 @@ impl Filter {
     }
 
     /// Takes note of the host's addresses and networks, which may change while the guest runs.
-    pub fn set_host(&mut self, host: Vec<IpAddr>, on_link: Vec<Cidr>) {
+    pub fn set_host(&mut self, host: Vec<Cidr>, on_link: Vec<Cidr>) {
         self.policy.host = host;
         self.policy.on_link = on_link;
     }
@@ -280,16 +278,17 @@ impl Filter {
             let asks = matches!(packet.transport, Transport::Udp { destination: DNS, .. });
             return if asks { Ok(Route::Resolver) } else { Err(Refusal::Gateway) };
         }
-        if self.policy.guests.iter().any(|range| range.contains(to)) {
+        let names = Names::of(to);
+        if names.are_in(&self.policy.guests) {
             return Err(Refusal::OtherGuest);
         }
-        if self.policy.deny.iter().any(|rule| rule.covers(to, port)) {
+        if names.meet(&self.policy.deny, port) {
             return Err(Refusal::Denied);
         }
-        if self.policy.allow.iter().any(|rule| rule.covers(to, port)) {
+        if names.meet(&self.policy.allow, port) {
             return Ok(Route::Out);
         }
-        if self.policy.host.contains(&to) {
+        if names.are_in(&self.policy.host) {
             return Err(Refusal::Host);
         }
         if self.opened.is_open(to, packet, now) {
@@ -301,7 +300,7 @@ impl Filter {
             _ if self.policy.offline => Err(Refusal::Offline),
             _ if self.policy.lan => Ok(Route::Out),
             Class::Private => Err(Refusal::Lan),
-            _ if self.policy.on_link.iter().any(|net| net.contains(to)) => Err(Refusal::Lan),
+            _ if names.are_in(&self.policy.on_link) => Err(Refusal::Lan),
             _ => Ok(Route::Out),
         }
     }
@@ -323,6 +322,28 @@ impl Filter {
     fn refuse(&mut self, refusal: Refusal, packet: Option<&Packet>, now: Instant) -> Verdict {
         self.journal.open().note(refusal, packet, now);
         Verdict::Drop
+    }
+}
+
+/// A destination, and what a translator makes of it: whoever names one of them in a rule means both.
+#[derive(Clone, Copy)]
+struct Names(IpAddr, Option<IpAddr>);
+
+impl Names {
+    fn of(address: IpAddr) -> Self {
+        Self(address, class::translated(address))
+    }
+
+    fn any(self, test: impl Fn(IpAddr) -> bool) -> bool {
+        test(self.0) || self.1.is_some_and(test)
+    }
+
+    fn are_in(self, ranges: &[Cidr]) -> bool {
+        self.any(|address| ranges.iter().any(|range| range.contains(address)))
+    }
+
+    fn meet(self, rules: &[Rule], port: Option<u16>) -> bool {
+        self.any(|address| rules.iter().any(|rule| rule.covers(address, port)))
     }
 }
 

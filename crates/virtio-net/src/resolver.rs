@@ -15,10 +15,11 @@ use crate::filter::{Cidr, Query};
 /// The longest question and answer, in bytes.
 pub const MAX_PAYLOAD: usize = 4096;
 
-const MAX_MESSAGE: usize = MAX_PAYLOAD + 8;
+/// No more of a message is read.
+const MAX_MESSAGE: usize = 64 << 10;
 
 /// The most addresses and networks in one [`Message::Host`].
-pub const MAX_HOST: usize = 200;
+pub const MAX_HOST: usize = 3600;
 
 const DATAGRAM: u8 = 1;
 const OPEN: u8 = 2;
@@ -45,8 +46,8 @@ pub enum Message {
     },
     /// From the resolver: the host's addresses and networks are these now, at most [`MAX_HOST`] in all.
     Host {
-        /// Its own addresses.
-        addresses: Vec<IpAddr>,
+        /// Its own addresses, or ranges of them.
+        addresses: Vec<Cidr>,
         /// Networks that it is on.
         on_link: Vec<Cidr>,
     },
@@ -54,7 +55,11 @@ pub enum Message {
 
 /// One end.
 #[derive(Debug)]
-pub struct Channel(OwnedFd);
+pub struct Channel {
+    socket: OwnedFd,
+    /// Where a message is read to.
+    buffer: Box<[u8]>,
+}
 
 impl Channel {
     /// Both ends. None of them waits.
@@ -65,7 +70,11 @@ impl Channel {
     pub fn pair() -> io::Result<(Self, Self)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        Ok((Self(one), Self(other)))
+        Ok((Self::new(one), Self::new(other)))
+    }
+
+    fn new(socket: OwnedFd) -> Self {
+        Self { socket, buffer: vec![0; MAX_MESSAGE].into() }
     }
 
     /// Sends a message.
@@ -80,6 +89,9 @@ impl Channel {
                 bytes.extend([DATAGRAM, u8::from(query.v6)]);
                 bytes.extend(query.port.to_be_bytes());
                 bytes.extend(payload);
+                if payload.len() > MAX_PAYLOAD {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                }
             }
             Message::Open { address, port, time } => {
                 bytes.extend([OPEN, u8::from(port.is_some())]);
@@ -88,20 +100,18 @@ impl Channel {
                 put(&mut bytes, *address, 0);
             }
             Message::Host { addresses, on_link } => {
+                let all = addresses.len() + on_link.len();
+                let (true, Ok(count)) = (all <= MAX_HOST, u16::try_from(addresses.len())) else {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                };
                 bytes.push(HOST);
-                bytes.push(u8::try_from(addresses.len()).map_err(|_| io::ErrorKind::InvalidInput)?);
-                for address in addresses {
-                    put(&mut bytes, *address, 0);
-                }
-                for net in on_link {
-                    put(&mut bytes, net.address(), net.length());
+                bytes.extend(count.to_be_bytes());
+                for range in addresses.iter().chain(on_link) {
+                    put(&mut bytes, range.address(), range.length());
                 }
             }
         }
-        if bytes.len() > MAX_MESSAGE {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        send(&self.0, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+        send(&self.socket, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
         Ok(())
     }
 
@@ -111,19 +121,18 @@ impl Channel {
     ///
     /// `WouldBlock` when there is none, `UnexpectedEof` when the other end is closed, `InvalidData` for one
     /// that can't be read.
-    pub fn receive(&self) -> io::Result<Message> {
-        let mut bytes = [0; MAX_MESSAGE];
-        let (_, length) = recv(&self.0, &mut bytes[..], RecvFlags::DONTWAIT)?;
+    pub fn receive(&mut self) -> io::Result<Message> {
+        let (_, length) = recv(&self.socket, &mut *self.buffer, RecvFlags::DONTWAIT)?;
         if length == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        decode(&bytes[..length.min(MAX_MESSAGE)]).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        decode(&self.buffer[..length.min(MAX_MESSAGE)]).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }
 
 impl AsFd for Channel {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
@@ -152,26 +161,23 @@ fn get(bytes: &[u8]) -> Option<(IpAddr, u8)> {
 
 fn decode(bytes: &[u8]) -> Option<Message> {
     match *bytes {
-        [DATAGRAM, v6, high, low, ref payload @ ..] => Some(Message::Datagram {
-            query: Query { v6: v6 != 0, port: u16::from_be_bytes([high, low]) },
-            payload: payload.to_vec(),
-        }),
+        [DATAGRAM, v6, high, low, ref payload @ ..] if payload.len() <= MAX_PAYLOAD => {
+            Some(Message::Datagram {
+                query: Query { v6: v6 != 0, port: u16::from_be_bytes([high, low]) },
+                payload: payload.to_vec(),
+            })
+        }
         [OPEN, some, high, low, a, b, c, d, ref address @ ..] => Some(Message::Open {
             address: get(address)?.0,
             port: (some != 0).then_some(u16::from_be_bytes([high, low])),
             time: Duration::from_secs(u32::from_be_bytes([a, b, c, d]).into()),
         }),
-        [HOST, count, ref rest @ ..] => {
-            let all: Option<Vec<_>> = rest.chunks(ADDRESS).map(get).collect();
-            let mut all = all?;
-            if usize::from(count) > all.len() {
-                return None;
-            }
-            let on_link = all.split_off(count.into());
-            Some(Message::Host {
-                addresses: all.into_iter().map(|(address, _)| address).collect(),
-                on_link: on_link.into_iter().map(|(address, length)| Cidr::new(address, length)).collect(),
-            })
+        [HOST, high, low, ref rest @ ..] => {
+            let range = |bytes| get(bytes).map(|(address, length)| Cidr::new(address, length));
+            let mut addresses = rest.chunks(ADDRESS).map(range).collect::<Option<Vec<_>>>()?;
+            let count = u16::from_be_bytes([high, low]).into();
+            let on_link = (count <= addresses.len()).then(|| addresses.split_off(count))?;
+            Some(Message::Host { addresses, on_link })
         }
         _ => None,
     }

@@ -296,7 +296,9 @@ impl Session {
             }
             Action::Host { address, length } => {
                 let on_link = vec![Cidr::new((*address).into(), *length)];
-                let _ = self.resolver.send(&Message::Host { addresses: vec![(*address).into()], on_link });
+                let _ = self
+                    .resolver
+                    .send(&Message::Host { addresses: vec![Cidr::host((*address).into())], on_link });
             }
             Action::Reset => self.reset(),
             Action::BreakRing { queue, head } => {

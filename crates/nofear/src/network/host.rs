@@ -1,5 +1,6 @@
 //! This machine's addresses and routes, as its kernel lists them.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
@@ -22,6 +23,8 @@ const ADDRESS: u16 = 1;
 const LOCAL: u16 = 2;
 const RTA_DST: u16 = 1;
 const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
+const RTN_ANYCAST: u8 = 4;
 const RT_TABLE_MAIN: u8 = 254;
 const AF_INET: u8 = 2;
 
@@ -40,6 +43,8 @@ pub struct Host {
     addresses: Vec<(IpAddr, u8)>,
     /// Destinations of unicast routes, in any table.
     routes: Vec<Cidr>,
+    /// What else ends here: a cloud's load balancer has its addresses routed to machines that have them nowhere else.
+    local: Vec<Cidr>,
     /// There is a default route for IPv4, and for IPv6.
     default_v4: bool,
     default_v6: bool,
@@ -67,14 +72,15 @@ impl Host {
         Ok(host)
     }
 
-    /// The addresses of this machine.
-    pub fn addresses(&self) -> Vec<IpAddr> {
-        self.addresses.iter().map(|(address, _)| *address).collect()
+    /// What this machine takes for itself: its addresses, and ranges that are routed to it; each once.
+    pub fn own(&self) -> Vec<Cidr> {
+        let addresses = self.addresses.iter().map(|(address, _)| Cidr::host(*address));
+        once(addresses.chain(self.local.iter().copied()))
     }
 
-    /// The networks that this machine is on.
+    /// The networks that this machine is on, each once.
     pub fn networks(&self) -> Vec<Cidr> {
-        self.addresses.iter().map(|&(address, length)| Cidr::new(address, length)).collect()
+        once(self.addresses.iter().map(|&(address, length)| Cidr::new(address, length)))
     }
 
     /// Whether packets for this range already go somewhere, or come here.
@@ -108,16 +114,25 @@ impl Host {
         else {
             return;
         };
+        let to = || attribute(attributes, RTA_DST).and_then(|bytes| to_address(family, bytes));
+        if matches!(kind, RTN_LOCAL | RTN_ANYCAST) {
+            self.local.extend(to().map(|to| Cidr::new(to, length)));
+        }
         if kind != RTN_UNICAST || protocol == ROUTE_PROTOCOL {
             return;
         }
         if length == 0 {
             let default = if family == AF_INET { &mut self.default_v4 } else { &mut self.default_v6 };
             *default |= table == RT_TABLE_MAIN;
-        } else if let Some(to) = attribute(attributes, RTA_DST).and_then(|bytes| to_address(family, bytes)) {
+        } else if let Some(to) = to() {
             self.routes.push(Cidr::new(to, length));
         }
     }
+}
+
+fn once(ranges: impl Iterator<Item = Cidr>) -> Vec<Cidr> {
+    let mut seen = HashSet::new();
+    ranges.filter(|range| seen.insert(*range)).collect()
 }
 
 /// A socket to ask the kernel by.

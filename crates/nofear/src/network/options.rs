@@ -101,7 +101,12 @@ impl NetworkArgs {
                 })
                 .collect()
         };
-        Names { allow: names(&self.allow), deny: names(&self.deny) }
+        Names {
+            allow: names(&self.allow),
+            deny: names(&self.deny),
+            offline: self.is_offline(),
+            lan: self.is_lan(),
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::thread;
@@ -20,13 +20,14 @@ use rustix::net::{
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::Timespec;
-use vmm::net::filter::{Journal, Query};
+use vmm::net::filter::{Cidr, Journal, Query};
 use vmm::net::resolver::{Channel, MAX_HOST, MAX_PAYLOAD, Message};
 use vmm::{Reach, Rights, ThreadKind};
 
 use super::dns::{self, Question, Refused};
 use super::host::{self, Host};
 
+mod local;
 #[cfg(test)]
 mod tests;
 
@@ -52,8 +53,11 @@ const OPEN_AT_LEAST: Duration = Duration::from_secs(30);
 /// How long a list of name servers is believed.
 const REREAD: Duration = Duration::from_secs(5);
 
-/// Groups of netlink messages that tell of changed addresses (linux/rtnetlink.h).
-const ADDRESS_GROUPS: u32 = 0x10 | 0x100;
+/// Groups of netlink messages that tell of changed addresses and routes (linux/rtnetlink.h).
+const GROUPS: u32 = 0x10 | 0x40 | 0x100 | 0x400;
+
+/// This machine's addresses are read no more often than this, however often they change.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// A name in `--allow` or `--deny`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,21 +101,41 @@ pub struct Names {
     pub allow: Vec<Name>,
     /// They are not answered.
     pub deny: Vec<Name>,
+    /// Only names that are allowed are asked for: a question is a message to the outside, too.
+    pub offline: bool,
+    /// Names of the local network, and of this machine, are asked for.
+    pub lan: bool,
+}
+
+impl Names {
+    /// Why a name is not looked up, in words for a person; none: it is.
+    fn refuse(&self, name: &str) -> Option<&'static str> {
+        let are = |names: &[Name]| names.iter().any(|one| one.is(name));
+        if are(&self.deny) {
+            Some("closed by --deny")
+        } else if are(&self.allow) {
+            None
+        } else if self.offline {
+            Some("not allowed, and --offline is set")
+        } else if !self.lan && local::is_local(name) {
+            Some("a local name (--lan opens it)")
+        } else {
+            None
+        }
+    }
 }
 
 /// A forwarder that has not started.
 pub struct Resolver {
     channel: Channel,
     names: Names,
-    /// Only names that are allowed are asked for: a question is a message to the outside, too.
-    offline: bool,
     journal: Journal,
 }
 
 impl Resolver {
     /// Answers what comes by `channel`, and writes to `journal` what it does not.
-    pub fn new(channel: Channel, names: Names, offline: bool, journal: Journal) -> Self {
-        Self { channel, names, offline, journal }
+    pub fn new(channel: Channel, names: Names, journal: Journal) -> Self {
+        Self { channel, names, journal }
     }
 
     /// Starts the forwarder on a thread of its own, which ends with the device.
@@ -121,12 +145,14 @@ impl Resolver {
         let forwarder = Forwarder {
             channel: self.channel,
             names: self.names,
-            offline: self.offline,
             journal: self.journal,
             servers: Servers::default(),
             waiting: Vec::new(),
             netlink,
             watch,
+            // They may have changed since the device was told of them.
+            untold: Some(Instant::now()),
+            told: None,
         };
         let reach = reach()?;
         let body = move || {
@@ -158,14 +184,13 @@ fn reach() -> anyhow::Result<Reach> {
 fn watch() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-    bind(&socket, &netlink::SocketAddrNetlink::new(0, ADDRESS_GROUPS))?;
+    bind(&socket, &netlink::SocketAddrNetlink::new(0, GROUPS))?;
     Ok(socket)
 }
 
 struct Forwarder {
     channel: Channel,
     names: Names,
-    offline: bool,
     journal: Journal,
     servers: Servers,
     waiting: Vec<Waiting>,
@@ -173,6 +198,10 @@ struct Forwarder {
     netlink: OwnedFd,
     /// Tells that they have changed.
     watch: OwnedFd,
+    /// The device does not know of them yet; when it is to be told.
+    untold: Option<Instant>,
+    /// When that was tried last.
+    told: Option<Instant>,
 }
 
 /// A question that a name server is to answer.
@@ -201,8 +230,9 @@ impl Forwarder {
             }
             self.retry();
             if watch {
-                self.tell_addresses();
+                self.take_news();
             }
+            self.tell_addresses();
             if channel {
                 match self.take() {
                     Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
@@ -219,7 +249,7 @@ impl Forwarder {
             .chain(self.waiting.iter().map(|waiting| waiting.socket.as_fd()))
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
-        let next = self.waiting.iter().map(|waiting| waiting.until).min();
+        let next = self.waiting.iter().map(|waiting| waiting.until).chain(self.untold).min();
         let timeout = next.and_then(|until| {
             let left = until.saturating_duration_since(Instant::now());
             Timespec::try_from(left).ok()
@@ -247,9 +277,8 @@ impl Forwarder {
 
     fn ask(&mut self, asker: Query, asked: Vec<u8>) {
         let Some(question) = dns::question(&asked) else { return };
-        let matches = |names: &[Name]| names.iter().any(|name| name.is(&question.name));
-        if matches(&self.names.deny) || (self.offline && !matches(&self.names.allow)) {
-            let said = || format!("refused to look {} up", question.name);
+        if let Some(why) = self.names.refuse(&question.name) {
+            let said = || format!("refused to look {} up: {why}", question.name);
             self.journal.open().say(said, Instant::now());
             self.refuse(asker, &asked, Refused::Refused);
             return;
@@ -340,19 +369,45 @@ impl Forwarder {
         }
     }
 
-    /// The filter must know of addresses that this machine gets while the guest runs.
-    fn tell_addresses(&self) {
+    /// Something has changed; more of it may be coming.
+    fn take_news(&mut self) {
         let mut news = [0; 4096];
-        while recv(&self.watch, &mut news[..], RecvFlags::DONTWAIT).is_ok() {}
-        match Host::read_by(&self.netlink) {
-            Ok(host) => {
-                let (mut addresses, mut on_link) = (host.addresses(), host.networks());
-                addresses.truncate(MAX_HOST / 2);
-                on_link.truncate(MAX_HOST / 2);
-                self.tell(&Message::Host { addresses, on_link });
-            }
-            Err(e) => log::warn!("can't read this machine's addresses, which have changed: {e}"),
+        // Also when some of it was lost: what counts is read anew.
+        while let Ok(_) | Err(rustix::io::Errno::NOBUFS) =
+            recv(&self.watch, &mut news[..], RecvFlags::DONTWAIT)
+        {}
+        self.untold.get_or_insert_with(|| self.told.map_or_else(Instant::now, |told| told + SETTLE));
+    }
+
+    /// The filter must know of addresses that this machine gets while the guest runs. What it could not be told, it is
+    /// told again: a guest must not keep it from that by questions without end.
+    fn tell_addresses(&mut self) {
+        if self.untold.is_none_or(|due| due > Instant::now()) {
+            return;
         }
+        let now = Instant::now();
+        self.told = Some(now);
+        let told = Host::read_by(&self.netlink).and_then(|host| {
+            let (mut addresses, mut on_link) = (host.own(), host.networks());
+            if addresses.len() + on_link.len() > MAX_HOST {
+                // More than can be told: nothing is the Internet any more, rather than something that is not.
+                log::warn!(
+                    "this machine has more addresses than a filter can know; the guest reaches nothing"
+                );
+                addresses =
+                    [Cidr::new(Ipv4Addr::UNSPECIFIED.into(), 0), Cidr::new(Ipv6Addr::UNSPECIFIED.into(), 0)]
+                        .into();
+                on_link.clear();
+            }
+            self.channel.send(&Message::Host { addresses, on_link })
+        });
+        self.untold = match told {
+            Ok(()) => None,
+            Err(e) => {
+                log::debug!("the filter could not be told of this machine's addresses: {e}");
+                Some(now + SETTLE)
+            }
+        };
     }
 
     /// A device that does not take its messages has a guest that asks without listening.

@@ -161,7 +161,7 @@ fn the_guest_finds_its_gateway_and_hears_of_closed_doors() {
 
 #[test]
 fn names_are_asked_and_answered_and_an_address_is_open_before_its_answer() {
-    let (ours, resolver) = Channel::pair().unwrap();
+    let (ours, mut resolver) = Channel::pair().unwrap();
     let (mut driver, mut passt) = start(Some(ours));
     driver.add(0, &[Buffer::Writable(2048)]);
     let raw = [&[0; HEADER][..], &frame(true, GATEWAY, 53, b"who is it?")].concat();
@@ -176,7 +176,7 @@ fn names_are_asked_and_answered_and_an_address_is_open_before_its_answer() {
     let query = Query { v6: false, port: 4000 };
     assert_eq!(question, Message::Datagram { query, payload: b"who is it?".to_vec() });
     // From now on, the Internet's one address is this machine's.
-    let host = Message::Host { addresses: vec![[9, 9, 9, 9].into()], on_link: Vec::new() };
+    let host = Message::Host { addresses: vec!["9.9.9.9".parse().unwrap()], on_link: Vec::new() };
     resolver.send(&host).unwrap();
     resolver.send(&Message::Datagram { query, payload: b"it is I".to_vec() }).unwrap();
     let used = driver.wait_used(0);

@@ -69,9 +69,8 @@ impl Class {
     }
 
     fn of_v6(address: Ipv6Addr) -> Self {
-        if NAT64.contains(address.into()) {
-            let [.., a, b, c, d] = address.octets();
-            return Self::of(Ipv4Addr::new(a, b, c, d).into());
+        if let Some(translated) = translated(address.into()) {
+            return Self::of(translated);
         }
         match look_up(V6, address.into()) {
             Some(Self::Loopback) if embeds_v4(address) => Self::Tunnel,
@@ -80,6 +79,13 @@ impl Class {
             None => Self::Reserved,
         }
     }
+}
+
+/// The IPv4 address that a translator reaches under this one.
+pub(super) fn translated(address: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(v6) = address else { return None };
+    let [.., a, b, c, d] = v6.octets();
+    NAT64.contains(address).then(|| Ipv4Addr::new(a, b, c, d).into())
 }
 
 /// In `::/8`, everything but the unspecified and the loopback address.

@@ -27,7 +27,7 @@ fn policy() -> Policy {
         gateway_mac: GATEWAY_MAC,
         v4: Some(Ends { guest: GUEST, gateway: GATEWAY }),
         v6: Some(Ends { guest: GUEST_6, gateway: GATEWAY_6 }),
-        host: vec![ip("198.51.100.2"), ip("192.168.1.7"), ip("2001:db8::7")],
+        host: ["198.51.100.2", "192.168.1.7", "2001:db8::7", "203.0.113.128/29"].map(cidr).into(),
         on_link: vec![cidr("198.51.100.0/24"), cidr("192.168.1.0/24")],
         guests: vec![cidr("10.111.0.0/16"), cidr("fd6e::/32")],
         ..Policy::default()
@@ -119,7 +119,13 @@ fn the_table_of_destinations_holds_by_default_and_with_lan() {
         ("198.51.100.2", Some(Refusal::Host), Some(Refusal::Host)),
         ("192.168.1.7", Some(Refusal::Host), Some(Refusal::Host)),
         ("2001:db8::7", Some(Refusal::Host), Some(Refusal::Host)),
+        ("203.0.113.130", Some(Refusal::Host), Some(Refusal::Host)),
+        ("64:ff9b::c633:6402", Some(Refusal::Host), Some(Refusal::Host)),
+        ("64:ff9b::c0a8:107", Some(Refusal::Host), Some(Refusal::Host)),
+        ("64:ff9b::a6f:902", Some(Refusal::OtherGuest), Some(Refusal::OtherGuest)),
+        ("64:ff9b::a6f:201", Some(Refusal::OtherGuest), Some(Refusal::OtherGuest)),
         ("198.51.100.9", Some(Refusal::Lan), None),
+        ("64:ff9b::c633:6409", Some(Refusal::Lan), None),
         ("10.0.0.1", Some(Refusal::Lan), None),
         ("172.16.0.1", Some(Refusal::Lan), None),
         ("172.31.255.1", Some(Refusal::Lan), None),
@@ -184,6 +190,24 @@ fn a_port_in_a_rule_is_the_only_one_and_deny_is_stronger_than_allow() {
     assert_eq!(refused(allow.clone(), &echo), Some(Refusal::Lan));
     let deny = Policy { deny: vec![Rule { range: cidr("10.0.0.1"), port: None }], ..allow };
     assert_eq!(refused(deny, &to(80)), Some(Refusal::Denied));
+}
+
+#[test]
+fn a_rule_of_an_address_holds_for_what_a_translator_calls_it() {
+    let rule = |text| vec![Rule { range: cidr(text), port: None }];
+    let translated = syn_to(ip("64:ff9b::cb00:7105"));
+    let deny = |text| Policy { deny: rule(text), ..policy() };
+    assert_eq!(refused(deny("203.0.113.5"), &translated), Some(Refusal::Denied));
+    assert_eq!(refused(deny("64:ff9b::/96"), &translated), Some(Refusal::Denied));
+    assert_eq!(refused(deny("203.0.113.6"), &translated), None);
+    let allow = |text| Policy { offline: true, allow: rule(text), ..policy() };
+    assert_eq!(refused(allow("203.0.113.5"), &translated), None);
+    assert_eq!(refused(allow("203.0.113.6"), &translated), Some(Refusal::Offline));
+    // And a name that is allowed opens none of a network that the host is on.
+    let mut filter = Filter::new(Policy { offline: true, ..policy() });
+    let neighbour = ip("64:ff9b::c633:6409");
+    filter.open(neighbour, None, Instant::now(), Duration::from_secs(60));
+    assert!(!matches!(judge(&mut filter, &syn_to(neighbour)), Verdict::Forward(_)));
 }
 
 #[test]
@@ -500,7 +524,7 @@ fn a_new_address_of_the_host_is_closed_at_once() {
     let mut filter = Filter::new(policy());
     let frame = syn_to(ip("203.0.113.5"));
     assert!(matches!(judge(&mut filter, &frame), Verdict::Forward(_)));
-    filter.set_host(vec![ip("203.0.113.5")], Vec::new());
+    filter.set_host(vec![cidr("203.0.113.5")], Vec::new());
     judge(&mut filter, &frame);
     assert_eq!(filter.refusals().count(Refusal::Host), 1);
 }

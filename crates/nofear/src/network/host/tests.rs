@@ -14,7 +14,7 @@ fn attributes(list: &[(u16, &[u8])]) -> Vec<u8> {
 #[test]
 fn this_machine_has_a_loopback_address() {
     let host = Host::read().unwrap();
-    assert!(host.addresses().contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{host:?}");
+    assert!(host.own().contains(&"127.0.0.1".parse().unwrap()), "{host:?}");
     assert!(host.knows(&"127.0.0.0/8".parse().unwrap()));
 }
 
@@ -24,7 +24,7 @@ fn an_address_with_a_peer_is_this_end() {
     let body =
         [&[2, 32, 0, 0, 1, 0, 0, 0][..], &attributes(&[(1, &[10, 0, 0, 9]), (2, &[10, 0, 0, 1])])].concat();
     host.add_address(&body);
-    assert_eq!(host.addresses(), [IpAddr::from([10, 0, 0, 1])]);
+    assert_eq!(host.own(), ["10.0.0.1".parse().unwrap()]);
 }
 
 #[test]
@@ -40,6 +40,18 @@ fn routes_are_known_and_a_default_route_is_none_that_collides() {
     host.add_route(&[10, 0, 0, 0, 254, 3, 0, 7, 0, 0, 0, 0]);
     host.add_route(&[10, 0, 0, 0, 255, 3, 0, 1, 0, 0, 0, 0]);
     assert!(!host.has_route(true));
+}
+
+#[test]
+fn what_is_routed_to_this_machine_is_its_own_once() {
+    let mut host = Host::default();
+    host.add_address(&[&[2, 24, 0, 0, 1, 0, 0, 0][..], &attributes(&[(2, &[192, 0, 2, 1])])].concat());
+    for (length, kind, to) in [(32, 2, [192, 0, 2, 1]), (24, 2, [203, 0, 113, 0]), (32, 3, [192, 0, 2, 255])]
+    {
+        let route = [2, length, 0, 0, 255, 2, 254, kind, 0, 0, 0, 0];
+        host.add_route(&[&route[..], &attributes(&[(1, &to)])].concat());
+    }
+    assert_eq!(host.own(), ["192.0.2.1", "203.0.113.0/24"].map(|text| text.parse().unwrap()));
 }
 
 #[test]

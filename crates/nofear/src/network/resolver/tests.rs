@@ -37,13 +37,15 @@ fn name_server(address: [u8; 4]) -> SocketAddr {
 }
 
 /// A forwarder with these name servers; the device's end of its channel.
-fn forwarder(servers: Vec<SocketAddr>, names: Names, offline: bool) -> Channel {
+fn forwarder(servers: Vec<SocketAddr>, names: Names) -> Channel {
     let (ours, theirs) = Channel::pair().unwrap();
     let servers = Servers { list: servers, read: Some(Instant::now() + Duration::from_secs(3600)) };
     let (netlink, watch) = (host::socket().unwrap(), watch().unwrap());
     let journal = Journal::default();
+    let waiting = Vec::new();
+    let untold = None;
     let forwarder =
-        Forwarder { channel: theirs, names, offline, journal, servers, waiting: Vec::new(), netlink, watch };
+        Forwarder { channel: theirs, names, journal, servers, waiting, netlink, watch, untold, told: None };
     thread::spawn(move || forwarder.serve().unwrap());
     ours
 }
@@ -59,7 +61,7 @@ fn question_for(name: &str) -> Message {
     Message::Datagram { query: Query { v6: false, port: 4000 }, payload }
 }
 
-fn next(channel: &Channel) -> Message {
+fn next(channel: &mut Channel) -> Message {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         match channel.receive() {
@@ -82,48 +84,82 @@ fn outcome(message: Message) -> (u8, u8) {
 #[test]
 fn a_question_is_answered_and_an_allowed_names_address_is_opened_first() {
     let allow = vec![Name::new("good.org", Some(443)).unwrap()];
-    let names = Names { allow, deny: vec![Name::new("*.bad.org", None).unwrap()] };
-    let channel = forwarder(vec![name_server([203, 0, 113, 5])], names, false);
+    let names = Names { allow, deny: vec![Name::new("*.bad.org", None).unwrap()], ..Names::default() };
+    let mut channel = forwarder(vec![name_server([203, 0, 113, 5])], names);
     channel.send(&question_for("other.org")).unwrap();
-    assert_eq!(outcome(next(&channel)), (0, 1));
+    assert_eq!(outcome(next(&mut channel)), (0, 1));
     channel.send(&question_for("Good.org")).unwrap();
     let open = Message::Open { address: [203, 0, 113, 5].into(), port: Some(443), time: OPEN_AT_LEAST };
-    assert_eq!(next(&channel), open);
-    assert_eq!(outcome(next(&channel)), (0, 1));
+    assert_eq!(next(&mut channel), open);
+    assert_eq!(outcome(next(&mut channel)), (0, 1));
     channel.send(&question_for("www.bad.org")).unwrap();
-    assert_eq!(outcome(next(&channel)), (5, 0));
+    assert_eq!(outcome(next(&mut channel)), (5, 0));
 }
 
 #[test]
 fn offline_no_other_name_leaves_this_machine() {
-    let names = Names { allow: vec![Name::new("good.org", None).unwrap()], deny: Vec::new() };
-    let channel = forwarder(vec![name_server([203, 0, 113, 5])], names, true);
+    let allow = vec![Name::new("good.org", None).unwrap()];
+    let names = Names { allow, offline: true, ..Names::default() };
+    let mut channel = forwarder(vec![name_server([203, 0, 113, 5])], names);
     channel.send(&question_for("secret.evil.org")).unwrap();
-    assert_eq!(outcome(next(&channel)), (5, 0));
+    assert_eq!(outcome(next(&mut channel)), (5, 0));
     channel.send(&question_for("good.org")).unwrap();
-    assert!(matches!(next(&channel), Message::Open { .. }));
+    assert!(matches!(next(&mut channel), Message::Open { .. }));
 }
 
 #[test]
 fn a_name_server_that_is_not_there_is_passed_over() {
     // Nobody has this port: it was free a moment ago.
     let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let channel = forwarder(vec![nobody, name_server([203, 0, 113, 5])], Names::default(), false);
+    let mut channel = forwarder(vec![nobody, name_server([203, 0, 113, 5])], Names::default());
     channel.send(&question_for("good.org")).unwrap();
-    assert_eq!(outcome(next(&channel)), (0, 1));
-    let channel = forwarder(vec![nobody], Names::default(), false);
+    assert_eq!(outcome(next(&mut channel)), (0, 1));
+    let mut channel = forwarder(vec![nobody], Names::default());
     channel.send(&question_for("good.org")).unwrap();
-    assert_eq!(outcome(next(&channel)), (2, 0));
+    assert_eq!(outcome(next(&mut channel)), (2, 0));
 }
 
 #[test]
 fn more_questions_than_wait_at_once_are_refused_and_not_kept() {
     // It takes questions and never answers.
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let channel = forwarder(vec![silent.local_addr().unwrap()], Names::default(), false);
+    let mut channel = forwarder(vec![silent.local_addr().unwrap()], Names::default());
     for _ in 0..=MAX_WAITING {
         channel.send(&question_for("good.org")).unwrap();
         thread::sleep(Duration::from_millis(1));
     }
-    assert_eq!(outcome(next(&channel)), (2, 0));
+    assert_eq!(outcome(next(&mut channel)), (2, 0));
+}
+
+#[test]
+fn names_of_the_local_network_are_asked_for_with_lan_or_when_they_are_allowed() {
+    let server = || vec![name_server([192, 168, 77, 1])];
+    let allow = vec![Name::new("nas.local", None).unwrap()];
+    let mut channel = forwarder(server(), Names { allow, ..Names::default() });
+    channel.send(&question_for("printer.local")).unwrap();
+    assert_eq!(outcome(next(&mut channel)), (5, 0));
+    channel.send(&question_for("nas.local")).unwrap();
+    assert!(matches!(next(&mut channel), Message::Open { .. }));
+    let mut channel = forwarder(server(), Names { lan: true, ..Names::default() });
+    channel.send(&question_for("printer.local")).unwrap();
+    assert_eq!(outcome(next(&mut channel)), (0, 1));
+}
+
+#[test]
+fn the_filter_is_told_of_addresses_however_many_questions_wait_before_that() {
+    let (mut ours, theirs) = Channel::pair().unwrap();
+    // The way to the device is full.
+    let question = question_for("good.org");
+    while theirs.send(&question).is_ok() {}
+    let (netlink, watch, journal) = (host::socket().unwrap(), watch().unwrap(), Journal::default());
+    let (servers, waiting, names) = (Servers::default(), Vec::new(), Names::default());
+    let untold = Some(Instant::now());
+    let forwarder =
+        Forwarder { channel: theirs, names, journal, servers, waiting, netlink, watch, untold, told: None };
+    thread::spawn(move || forwarder.serve().unwrap());
+    thread::sleep(Duration::from_millis(20));
+    let told = std::iter::repeat_with(|| next(&mut ours)).find(|message| *message != question).unwrap();
+    let Message::Host { addresses, on_link } = told else { panic!("{told:?}") };
+    let own = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    assert!(addresses.contains(&Cidr::host(own)) && on_link.iter().any(|net| net.contains(own)));
 }
