@@ -76,13 +76,13 @@ pub const SYSTEM_TESTS: &[Tool] = &[
     tool("unshare", "util-linux", ["util-linux", "util-linux", "util-linux", "sys-apps/util-linux"]),
 ];
 
-/// Firewalls that taps are tested beside. Docker's daemon is not among them: its package is large, and its test says
-/// that it was skipped.
+/// Firewalls that taps are tested beside, and Docker, which writes rules like one.
 pub const FIREWALLS: &[Tool] = &[
     tool("firewalld", "firewalld", ["firewalld", "firewalld", "firewalld", "net-firewall/firewalld"]),
     tool("dbus-daemon", "dbus", ["dbus-daemon", "dbus", "dbus-1", "sys-apps/dbus"]),
     tool("ufw", "ufw", ["ufw", "ufw", "ufw", "net-firewall/ufw"]),
     tool("iptables", "iptables", ["iptables-nft", "iptables-nft", "iptables", "net-firewall/iptables"]),
+    tool("dockerd", "docker.io", ["moby-engine", "docker", "docker", "app-containers/docker"]),
 ];
 
 /// What tests of windows need: Xpra, and a desktop.
