@@ -15,16 +15,33 @@ use crate::run::{self, Product};
 use crate::workspace::{self, cargo, output, root, step, target};
 use crate::{dist, distributions, packages, stock};
 
-/// Nothing may hang a build machine for ever. Seconds, for an emulated host; [`SCRIPT`] has the limit of a program.
-const LIMIT_SECONDS: u64 = 1000;
+/// Nothing may hang a build machine for ever: seconds for a test program.
+const LIMIT_SECONDS: u64 = 900;
+
+/// And for the emulated host around it.
+const MORE_SECONDS: u64 = 100;
+
+/// How many bytes the tests of transfers send each way, when not the few that they do by default.
+const TRANSFER: &str = "NOFEAR_TRANSFER";
+
+/// What an emulated machine is sure to transfer in a second, each way, by IPv4 and by IPv6 together.
+const BYTES_A_SECOND: u64 = 100_000;
+
+/// The limit of a program: it grows with what is to be transferred.
+fn limit() -> Result<u64> {
+    let Some(text) = std::env::var_os(TRANSFER) else { return Ok(LIMIT_SECONDS) };
+    let bytes: Option<u64> = text.to_str().and_then(|text| text.parse().ok());
+    let bytes = bytes.with_context(|| format!("{TRANSFER}={}: no number of bytes", text.display()))?;
+    Ok(LIMIT_SECONDS + bytes / BYTES_A_SECOND)
+}
 
 /// Runs each test program in turn, a line of words each, and goes on after a failure; `libtest` says the counts.
-const SCRIPT: &str = "failed=0; threads=$1; shift; \
+const SCRIPT: &str = "failed=0; threads=$1; limit=$2; shift 2; \
     for line in \"$@\"; do \
         IFS=$'\\t' read -r -a words <<<\"$line\"; \
         if [ -n \"${folder-}\" ]; then own \"${words[0]}\"; fi; \
-        timeout --kill-after=10 900 \"${words[@]}\" --test-threads=\"$threads\"; code=$?; \
-        if [ $code = 124 ]; then echo \"${words[0]}: ended after 900 s\" >&2; fi; \
+        timeout --kill-after=10 \"$limit\" \"${words[@]}\" --test-threads=\"$threads\"; code=$?; \
+        if [ $code = 124 ]; then echo \"${words[0]}: ended after $limit s\" >&2; fi; \
         if [ $code != 0 ]; then failed=1; fi; \
         if [ -n \"${folder-}\" ]; then rm \"${words[0]}\"; fi; \
     done; exit $failed";
@@ -183,10 +200,10 @@ fn run(
     Ok(tally)
 }
 
-/// The script with its arguments: how many tests run at a time, and programs.
-fn command(script: &str, threads: usize, programs: &[Program]) -> Vec<OsString> {
+/// The script with its arguments: how many tests run at a time, seconds for each program, and programs.
+fn command(script: &str, threads: usize, limit: u64, programs: &[Program]) -> Vec<OsString> {
     let mut command: Vec<OsString> = ["bash", "-c", script, "system"].map(Into::into).into();
-    command.push(threads.to_string().into());
+    command.extend([threads.to_string().into(), limit.to_string().into()]);
     for Program { path, filters } in programs {
         let mut words = path.clone().into_os_string();
         for filter in filters {
@@ -201,7 +218,7 @@ fn command(script: &str, threads: usize, programs: &[Program]) -> Vec<OsString> 
 /// On this machine's KVM, whose CPUs the tests share. Whether all was well, and what was printed.
 fn here(programs: &[Program], environment: Vec<(OsString, OsString)>) -> Result<(bool, String)> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let command = command(SCRIPT, threads, programs);
+    let command = command(SCRIPT, threads, limit()?, programs);
     let mut here = Command::new(&command[0]);
     here.args(&command[1..]).envs(environment).current_dir(root()).stdin(Stdio::null());
     let mut child = here.stdout(Stdio::piped()).spawn().context("start the system tests")?;
@@ -217,7 +234,8 @@ fn emulated(
     environment: Vec<(OsString, OsString)>,
     visible: Vec<PathBuf>,
 ) -> Result<(bool, String)> {
-    let machine = Machine { visible, timeout: Some(LIMIT_SECONDS), ..Machine::default() };
+    let limit = limit()?;
+    let machine = Machine { visible, timeout: Some(limit + MORE_SECONDS), ..Machine::default() };
     // What a host needs is there before several ask for it.
     host::prepare()?;
     let script = format!("{COPY}{SCRIPT}");
@@ -233,7 +251,7 @@ fn emulated(
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
                     let Some(program) = next else { return };
                     eprintln!("xtask: {} runs", program.name());
-                    let command = command(&script, 1, std::slice::from_ref(program));
+                    let command = command(&script, 1, limit, std::slice::from_ref(program));
                     let mut printed = Vec::new();
                     let job = Job { command, environment: environment.clone() };
                     // What had been printed by the end of a machine that died still counts.
