@@ -22,7 +22,7 @@ fn a_vm_that_runs_is_seen_used_and_ended() {
     let table = world.nofear(&["ps"]).ok().text();
     let line = table.lines().nth(1).unwrap();
     let id = line.split_whitespace().next().unwrap();
-    for part in ["a", &vm.id().to_string(), "MiB", "sh -c echo ready"] {
+    for part in ["a", &vm.id().to_string(), "MiB", " -          sh -c echo ready"] {
         assert!(line.contains(part), "{part}: {table}");
     }
     let json = world.nofear(&["ps", "--json"]).ok().text();
@@ -64,6 +64,12 @@ fn a_vm_that_runs_is_seen_used_and_ended() {
     assert!(ran.status == Some(127) && ran.stderr.contains("no-such-program: not found"), "{ran:?}");
     let ran = world.nofear(&["exec", "b", "--", "true"]);
     assert!(ran.status == Some(125) && ran.stderr.contains("nofear ps"), "{ran:?}");
+
+    // What its disk has done.
+    let text = world.nofear(&["stat", "a"]).ok().text();
+    let disk: Vec<&str> =
+        text.lines().find(|line| line.starts_with("disk ")).unwrap().split_whitespace().collect();
+    assert!(disk[1].parse::<u64>().unwrap() > 0 && disk.last() == Some(&"0"), "{text}");
 
     // A signal is passed on; and whoever is killed takes the command along.
     let wait = "trap 'exit 9' TERM; echo $$; while :; do sleep 0.1; done";
@@ -150,6 +156,38 @@ fn a_vm_is_paused_and_looked_into_and_its_memory_comes_back() {
     let text = world.nofear(&["stat", &id]).ok().text();
     assert!(text.contains("256.00 MiB") && text.lines().any(|line| line.starts_with("0 ")), "{text}");
 
+    // What each device has done: requests, bytes from the guest and to it, errors.
+    let device = |name: &str| -> [u64; 4] {
+        let text = world.nofear(&["stat", "--json", &id]).ok().text();
+        let rest = text.split_once(&format!("\"name\": \"{name}\",")).unwrap_or_else(|| panic!("{text}")).1;
+        let mut values = rest
+            .lines()
+            .filter_map(|line| line.trim().trim_end_matches(',').rsplit(' ').next()?.parse().ok());
+        std::array::from_fn(|_| values.next().unwrap())
+    };
+    let grown = |name: &str, script: &str| -> [u64; 4] {
+        let before = device(name);
+        vm_run(script);
+        let after = device(name);
+        std::array::from_fn(|i| after[i] - before[i])
+    };
+    let size = fs::metadata("/usr/bin/perl").unwrap().len();
+    let [requests, from, to, _] = grown("9p-nofear-root", "cat /usr/bin/perl >/dev/null");
+    assert!(
+        requests > 0 && from > 0 && (size..size + (1 << 20)).contains(&to),
+        "{requests} {from} {to} {size}"
+    );
+    let [.., errors] = grown("9p-nofear-root", "ls /usr/no-such-file");
+    assert!((1..100).contains(&errors), "{errors}");
+    let [requests, from, to, errors] = grown("vsock", "head -c 1000000 /dev/zero");
+    assert!((10..100_000).contains(&requests) && from > 1_000_000 && to > 0, "{requests} {from} {to}");
+    assert_eq!(errors, 0);
+    assert!(device("entropy")[2] > 0);
+    let text = world.nofear(&["stat", &id]).ok().text();
+    for name in ["DEVICE", "9p-nofear-root", "vsock", "entropy", "balloon"] {
+        assert!(text.lines().any(|line| line.starts_with(name)), "{name}: {text}");
+    }
+
     // Paused: nothing moves, and it says so; then it goes on.
     world.nofear(&["pause", &id]).ok();
     assert!(world.nofear(&["ps"]).ok().text().contains("(paused)"));
@@ -177,7 +215,10 @@ fn a_vm_is_paused_and_looked_into_and_its_memory_comes_back() {
         }
         panic!("{what}: {}", exits());
     };
+    let before = device("balloon");
     wait_for("the balloon fills", &|| json("balloon-held") == 96 << 20);
+    // A number of four bytes for each page.
+    assert!(device("balloon")[1] >= 96 << 10);
     world.nofear(&["balloon", &id, "256M"]).ok();
     wait_for("the balloon empties", &|| json("balloon-held") == 0);
 

@@ -51,6 +51,8 @@ pub struct Gui {
     pub windows: Windows,
     /// What commands in the VM are told by, beside the first.
     pub variables: Vec<Vec<u8>>,
+    /// The name of the display that they are shown on.
+    pub display: String,
 }
 
 /// The session's part of the windows.
@@ -177,6 +179,7 @@ pub fn open(
     Ok(Gui {
         listener,
         variables: variables(user, args),
+        display: display.name(),
         windows: Windows {
             server,
             hold,

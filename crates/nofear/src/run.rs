@@ -109,6 +109,8 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         started: configure.time.0,
         memory: config.memory,
         cpus: config.vcpus,
+        windows: windows.is_some(),
+        display: windows.as_ref().map(|windows| windows.display.clone()),
     };
     if let Some(reporter) = &mut reporter {
         reporter.is(status.clone());

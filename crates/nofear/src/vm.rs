@@ -146,7 +146,7 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
         relay = Some(datagrams);
         hold
     });
-    let windows = gui.map(|Gui { listener, windows, variables }| {
+    let windows = gui.map(|Gui { listener, windows, variables, .. }| {
         config.vsock.get_or_insert_default().listen.push(listener);
         if let Some(server) = &mut control {
             server.set_variables(variables);

@@ -33,7 +33,7 @@ use std::{
 use ninep::{Server, wire::kind};
 use virtio::{Activation, Chain, Device, DeviceKind, EventOps, EventSet, Events, Pool, Queue, QueueError};
 
-use message::{Head, serve, serve_at_once};
+use message::{Head, Outcome, serve, serve_at_once};
 
 /// As many requests in flight as the Linux client sends.
 const QUEUE_SIZE: u16 = 128;
@@ -97,7 +97,7 @@ struct Slow {
 struct Served {
     tag: u16,
     chain: Chain,
-    written: usize,
+    outcome: Outcome,
 }
 
 impl NineP {
@@ -114,8 +114,8 @@ impl NineP {
         let pool = Pool::new({
             let server = server.clone();
             move |Slow { tag, chain }| {
-                let written = serve(&server, &chain, &mut Vec::new());
-                Served { tag, chain, written }
+                let outcome = serve(&server, &chain, &mut Vec::new());
+                Served { tag, chain, outcome }
             }
         });
         Ok(Self {
@@ -168,7 +168,7 @@ impl NineP {
             kind::TFSYNC => return self.submit(head.tag, chain),
             kind::TREAD => {
                 return match serve_at_once(&self.server, &chain, &mut self.request) {
-                    Some(written) => self.answer(chain, written),
+                    Some(outcome) => self.answer(chain, outcome),
                     None => self.submit(head.tag, chain),
                 };
             }
@@ -177,15 +177,15 @@ impl NineP {
                 if self.slow_until.is_some_and(|end| start < end) {
                     return self.submit(head.tag, chain);
                 }
-                let written = serve(&self.server, &chain, &mut self.request);
+                let outcome = serve(&self.server, &chain, &mut self.request);
                 let now = Instant::now();
                 self.slow_until = (now - start > SLOW_WRITE).then(|| now + SLOW_PERIOD);
-                return self.answer(chain, written);
+                return self.answer(chain, outcome);
             }
             _ => {}
         }
-        let written = serve(&self.server, &chain, &mut self.request);
-        self.answer(chain, written)
+        let outcome = serve(&self.server, &chain, &mut self.request);
+        self.answer(chain, outcome)
     }
 
     fn submit(&mut self, tag: u16, chain: Chain) -> Result<(), QueueError> {
@@ -196,17 +196,17 @@ impl NineP {
 
     /// Hands back what the pool has done, and answers who waited for that.
     fn collect(&mut self) -> Result<(), QueueError> {
-        while let Some(Served { tag, chain, written }) = self.pool.finished() {
+        while let Some(Served { tag, chain, outcome }) = self.pool.finished() {
             if let Some(at) = self.under_way.iter().position(|other| *other == tag) {
                 self.under_way.swap_remove(at);
             }
-            self.answer(chain, written)?;
+            self.answer(chain, outcome)?;
         }
         let under_way = &self.under_way;
         for (_, chain) in self.flushes.extract_if(.., |(old, _)| !under_way.contains(old)).collect::<Vec<_>>()
         {
-            let written = serve(&self.server, &chain, &mut self.request);
-            self.answer(chain, written)?;
+            let outcome = serve(&self.server, &chain, &mut self.request);
+            self.answer(chain, outcome)?;
         }
         if std::mem::take(&mut self.held_up)
             && let Some(queue) = &self.queue
@@ -216,12 +216,13 @@ impl NineP {
         Ok(())
     }
 
-    fn answer(&mut self, chain: Chain, written: usize) -> Result<(), QueueError> {
-        match &mut self.queue {
-            // At most what the chain holds, which is below 4 GiB.
-            Some(queue) => queue.push(chain, written as u32),
-            None => Ok(()),
+    fn answer(&mut self, chain: Chain, outcome: Outcome) -> Result<(), QueueError> {
+        let Some(queue) = &mut self.queue else { return Ok(()) };
+        if outcome.failed {
+            queue.count_errors(1);
         }
+        // At most what the chain holds, which is below 4 GiB.
+        queue.push(chain, outcome.length as u32)
     }
 
     fn announce(&mut self) -> Result<(), QueueError> {

@@ -43,24 +43,41 @@ impl Head {
     }
 }
 
-/// Serves the request in a chain and returns the length of its reply. `request` is a place for it.
-pub(crate) fn serve(server: &Server, chain: &Chain, request: &mut Vec<u8>) -> usize {
+/// What is in the place for a reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Its length; zero: there is none.
+    pub length: usize,
+    /// It says that the request failed.
+    pub failed: bool,
+}
+
+/// Serves the request in a chain. `request` is a place for it.
+pub(crate) fn serve(server: &Server, chain: &Chain, request: &mut Vec<u8>) -> Outcome {
+    let mut answer = Answer { chain, failed: false };
+    let length = serve_to(server, &mut answer, request);
+    Outcome { length, failed: answer.failed || length == 0 }
+}
+
+fn serve_to(server: &Server, answer: &mut Answer, request: &mut Vec<u8>) -> usize {
+    let chain = answer.chain;
     let mut head = [0; WRITE_HEADER];
     if chain.readable() >= WRITE_HEADER && chain.read_at(0, &mut head) && head[KIND] == kind::TWRITE {
         // The driver can change its memory meanwhile: from here on the copy counts.
-        return server.serve_write(&head, &Written(chain), &mut Answer(chain));
+        return server.serve_write(&head, &Written(chain), answer);
     }
-    if take(server, chain, request) { server.serve(request, &mut Answer(chain)) } else { 0 }
+    if take(server, chain, request) { server.serve(request, answer) } else { 0 }
 }
 
 /// As [`serve`], if that needs no wait for the host's disk to read a file; otherwise nothing is done.
-pub(crate) fn serve_at_once(server: &Server, chain: &Chain, request: &mut Vec<u8>) -> Option<usize> {
+pub(crate) fn serve_at_once(server: &Server, chain: &Chain, request: &mut Vec<u8>) -> Option<Outcome> {
     if !take(server, chain, request) {
-        return Some(0);
+        return Some(Outcome { length: 0, failed: true });
     }
-    let mut answer = AnswerAtOnce { chain, waits: false };
+    let mut answer = AnswerAtOnce { answer: Answer { chain, failed: false }, waits: false };
     let length = server.serve(request, &mut answer);
-    (!answer.waits).then_some(length)
+    let failed = answer.answer.failed || length == 0;
+    (!answer.waits).then_some(Outcome { length, failed })
 }
 
 /// Copies the request out of the chain: the driver can change its memory at any time.
@@ -72,15 +89,22 @@ fn take(server: &Server, chain: &Chain, request: &mut Vec<u8>) -> bool {
 }
 
 /// The writable part of a chain.
-struct Answer<'a>(&'a Chain);
+struct Answer<'a> {
+    chain: &'a Chain,
+    /// What was written last is an error's reply.
+    failed: bool,
+}
 
 impl Reply for Answer<'_> {
     fn capacity(&self) -> usize {
-        self.0.writable()
+        self.chain.writable()
     }
 
     fn write_at(&mut self, offset: usize, bytes: &[u8]) -> io::Result<()> {
-        if self.0.write_at(offset, bytes) { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+        if offset == 0 {
+            self.failed = bytes.get(KIND) == Some(&kind::RLERROR);
+        }
+        if self.chain.write_at(offset, bytes) { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
     fn read_file_at(
@@ -90,26 +114,26 @@ impl Reply for Answer<'_> {
         file: BorrowedFd,
         file_offset: u64,
     ) -> io::Result<usize> {
-        self.0.read_from_file(offset, count, file, file_offset)
+        self.chain.read_from_file(offset, count, file, file_offset)
     }
 }
 
 /// The same, but with nothing that the host would have to fetch from its disk: then there is no answer.
 struct AnswerAtOnce<'a> {
-    chain: &'a Chain,
+    answer: Answer<'a>,
     waits: bool,
 }
 
 impl Reply for AnswerAtOnce<'_> {
     fn capacity(&self) -> usize {
-        self.chain.writable()
+        self.answer.capacity()
     }
 
     fn write_at(&mut self, offset: usize, bytes: &[u8]) -> io::Result<()> {
         if self.waits {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        Answer(self.chain).write_at(offset, bytes)
+        self.answer.write_at(offset, bytes)
     }
 
     fn read_file_at(
@@ -119,7 +143,7 @@ impl Reply for AnswerAtOnce<'_> {
         file: BorrowedFd,
         file_offset: u64,
     ) -> io::Result<usize> {
-        match self.chain.read_from_page_cache(offset, count, file.as_fd(), file_offset) {
+        match self.answer.chain.read_from_page_cache(offset, count, file.as_fd(), file_offset) {
             // A read that ends within a page has come to the file's end: all of a page is there, or nothing.
             Ok(length) if length == count || !(file_offset + length as u64).is_multiple_of(PAGE) => {
                 Ok(length)
@@ -127,7 +151,7 @@ impl Reply for AnswerAtOnce<'_> {
             Ok(0) => Ok(0),
             // A file system in memory, or one that can't say.
             Err(e) if e.kind() == io::ErrorKind::Unsupported => {
-                self.chain.read_from_file(offset, count, file, file_offset)
+                self.answer.chain.read_from_file(offset, count, file, file_offset)
             }
             Ok(_) => self.later(),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.later(),

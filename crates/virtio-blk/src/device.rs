@@ -261,7 +261,12 @@ impl Blk {
         // At most what the chain holds, which is below 4 GiB.
         let length = if written == last { last + 1 } else { written } as u32;
         match self.queues.get_mut(queue) {
-            Some(queue) => queue.push(chain, length),
+            Some(queue) => {
+                if status != Status::Ok {
+                    queue.count_errors(1);
+                }
+                queue.push(chain, length)
+            }
             None => Ok(()),
         }
     }

@@ -186,6 +186,7 @@ impl<B: Backend> Net<B> {
         let now = Instant::now();
         let mut left = QUEUE_SIZE;
         let mut lost = None;
+        let refused_before = filter.refusals().total();
         pair.blocked = false;
         while let Some(chain) = pair.transmit.pop()? {
             if chain.writable() > 0 {
@@ -224,6 +225,8 @@ impl<B: Backend> Net<B> {
             Ok(all) => pair.blocked |= !all,
             Err(e) => lost = Some(e),
         }
+        let refused = filter.refusals().total() - refused_before;
+        pair.transmit.count_errors(refused + u64::from(lost.is_some()));
         pair.transmit.announce()?;
         if let Some(e) = lost {
             // A full queue of the host's, most likely, or the end, which `receive` sees.

@@ -147,7 +147,10 @@ impl Session {
                 let verdict = if whole { connection.receive(&header, chain) } else { Verdict::Breaks };
                 match verdict {
                     Verdict::Goes => {}
-                    Verdict::Breaks => connection.reset(),
+                    Verdict::Breaks => {
+                        connection.reset();
+                        self.transmit.count_errors(1);
+                    }
                     Verdict::Forgotten => self.table.forget(place),
                 }
                 self.table.settle(place, events);
@@ -187,6 +190,7 @@ impl Session {
     /// Answers a packet of no connection with a reset; but never a reset with one (5.10.6.4.1), or two
     /// sides that forgot would go on for ever.
     fn refuse(&mut self, header: &Header) {
+        self.transmit.count_errors(1);
         let refusal = header.refusal();
         if header.op != Op::Reset as u16 && self.resets.len() < MAX_RESETS && !self.resets.contains(&refusal)
         {

@@ -44,6 +44,7 @@
 //! ```
 
 mod chain;
+mod counters;
 mod device;
 mod discard;
 mod mmio;
@@ -61,6 +62,7 @@ use vm_memory::GuestMemoryMmap;
 pub use vmm_sys_util::eventfd::EventFd;
 
 pub use chain::{Chain, ChainError};
+pub use counters::{Counters, Counts};
 pub use device::{Activation, Device, DeviceKind};
 pub use discard::discard;
 pub use mmio::{ACKNOWLEDGE, ConfigSpace, MMIO_SIZE, NOTIFY_OFFSET, Transport, Window, Windows};

@@ -21,7 +21,7 @@ use virtio_queue::{Queue as Ring, QueueT};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::{Activation, DeviceKind, Memory, Queue, worker::Command};
+use crate::{Activation, Counters, DeviceKind, Memory, Queue, worker::Command};
 pub use interrupt::ConfigSpace;
 pub(crate) use interrupt::Interrupt;
 use interrupt::Pulse;
@@ -57,6 +57,7 @@ pub(crate) struct Setup {
     pub kicks: Vec<Arc<EventFd>>,
     pub commands: SyncSender<Command>,
     pub wake: EventFd,
+    pub counters: Arc<Counters>,
 }
 
 /// A device's registers. Belongs to the vCPUs; the device runs elsewhere.
@@ -70,6 +71,7 @@ pub struct Transport {
     /// Gone only while the transport is dropped, so that the worker sees the end.
     commands: Option<SyncSender<Command>>,
     wake: EventFd,
+    counters: Arc<Counters>,
     state: State,
     window: Option<Arc<Window>>,
 }
@@ -114,6 +116,7 @@ impl Transport {
             kicks: setup.kicks,
             commands: Some(setup.commands),
             wake: setup.wake,
+            counters: setup.counters,
             state: State::new(queues),
             window: None,
         }
@@ -167,6 +170,11 @@ impl Transport {
     /// number `i` directly.
     pub fn kicks(&self) -> impl ExactSizeIterator<Item = &EventFd> {
         self.kicks.iter().map(|kick| &**kick)
+    }
+
+    /// What the device does, counted by its queues.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
     }
 
     /// The guest reads `data.len()` bytes at `offset` of the window. What no register answers reads as
@@ -307,7 +315,8 @@ impl Transport {
                 self.interrupt.needs_reset();
                 return;
             }
-            let Some(queue) = Queue::new(ring, &self.memory, self.interrupt.clone(), kick.clone()) else {
+            let (interrupt, counters) = (self.interrupt.clone(), self.counters.clone());
+            let Some(queue) = Queue::new(ring, &self.memory, interrupt, kick.clone(), counters) else {
                 self.interrupt.needs_reset();
                 return;
             };

@@ -8,6 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::{
     Chain, ChainError, Memory,
     chain::Segment,
+    counters::Counters,
     mmio::Interrupt,
     ring::{Malformed, Ring},
 };
@@ -40,6 +41,7 @@ pub struct Queue {
     spare: Vec<Vec<Segment>>,
     /// The used index when the driver was last told, or found not to care.
     announced: u16,
+    counters: Arc<Counters>,
 }
 
 impl Queue {
@@ -49,10 +51,11 @@ impl Queue {
         memory: &Memory,
         interrupt: Interrupt,
         kick: Arc<EventFd>,
+        counters: Arc<Counters>,
     ) -> Option<Self> {
         let ring = Ring::new(setup, memory)?;
         let announced = ring.next_used();
-        Some(Self { ring, interrupt, kick, spare: Vec::new(), announced })
+        Some(Self { ring, interrupt, kick, spare: Vec::new(), announced, counters })
     }
 
     /// Serves the chains that the driver has put in: `serve` returns how many bytes it wrote. Interrupts the
@@ -130,6 +133,7 @@ impl Queue {
     pub fn push(&mut self, chain: Chain, written: u32) -> Result<(), QueueError> {
         self.ring.put(chain.head(), written)?;
         self.ring.show()?;
+        self.counters.add(1, chain.readable() as u64, written.into());
         self.keep(chain);
         Ok(())
     }
@@ -145,11 +149,20 @@ impl Queue {
         &mut self,
         chains: impl IntoIterator<Item = (Chain, u32)>,
     ) -> Result<(), QueueError> {
+        let mut all = 0;
         for (chain, written) in chains {
             self.ring.put(chain.head(), written)?;
             self.keep(chain);
+            all += u64::from(written);
         }
+        // What the driver sees as one.
+        self.counters.add(1, 0, all);
         Ok(self.ring.show()?)
+    }
+
+    /// Counts so many requests as failed, or refused.
+    pub fn count_errors(&self, count: u64) {
+        self.counters.add_errors(count);
     }
 
     /// Interrupts the driver if chains were handed back since the last time and it wants to know.

@@ -12,7 +12,7 @@ use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::{
-    Activation, Device, Memory, QueueError, Transport,
+    Activation, Counters, Device, Memory, QueueError, Transport,
     mmio::{Interrupt, Setup},
 };
 
@@ -43,6 +43,7 @@ pub fn connect<D: Device>(device: D, memory: Memory) -> io::Result<(Transport, W
         .collect::<io::Result<Vec<_>>>()?;
     let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
     let interrupt = Interrupt::new(device.config())?;
+    let counters = Arc::new(Counters::default());
     let (commands, inbox) = sync_channel(4);
     let setup = Setup {
         kind: device.kind(),
@@ -54,8 +55,10 @@ pub fn connect<D: Device>(device: D, memory: Memory) -> io::Result<(Transport, W
         kicks: kicks.clone(),
         commands,
         wake: wake.try_clone()?,
+        counters: counters.clone(),
     };
-    let worker = Worker { device, kicks, wake, inbox, interrupt, live: false, stop: false, failures: 0 };
+    let (live, stop, failures) = (false, false, 0);
+    let worker = Worker { device, kicks, wake, inbox, interrupt, counters, live, stop, failures };
     Ok((Transport::new(setup), worker))
 }
 
@@ -66,6 +69,7 @@ pub struct Worker<D> {
     wake: EventFd,
     inbox: Receiver<Command>,
     interrupt: Interrupt,
+    counters: Arc<Counters>,
     live: bool,
     stop: bool,
     failures: u32,
@@ -146,6 +150,7 @@ impl<D: Device> Worker<D> {
 
     fn fail(&mut self, why: &dyn std::fmt::Display, ops: &mut EventOps) {
         self.failures = self.failures.saturating_add(1);
+        self.counters.add_errors(1);
         if self.failures <= LOGGED_FAILURES {
             log::warn!("virtio device {}: {why}; it needs a reset", self.device.kind().0);
         }

@@ -9,7 +9,7 @@ use kvm_ioctls::{IoEventAddress, VmFd};
 use loader::acpi::MmioDevice;
 use ninep::{Export, Limits, Server};
 use rustix::process::{Resource, getrlimit};
-use virtio::{ACKNOWLEDGE, Device, EventFd, MMIO_SIZE, Memory, NOTIFY_OFFSET, Transport, Windows};
+use virtio::{ACKNOWLEDGE, Counters, Device, EventFd, MMIO_SIZE, Memory, NOTIFY_OFFSET, Transport, Windows};
 use virtio_9p::{NewError, NineP};
 use virtio_balloon::Balloon;
 use virtio_blk::Blk;
@@ -38,6 +38,8 @@ pub(crate) struct Devices<'a> {
     /// What the guest reads of the devices' registers.
     windows: Option<Windows>,
     pub transports: Vec<Transport>,
+    /// What each does, by its thread's name.
+    pub counters: Vec<(String, Arc<Counters>)>,
     pub workers: Workers,
 }
 
@@ -70,6 +72,7 @@ impl<'a> Devices<'a> {
             swallow,
             windows,
             transports: Vec::new(),
+            counters: Vec::new(),
             workers: Workers::default(),
         })
     }
@@ -172,6 +175,7 @@ impl<'a> Devices<'a> {
         for (queue, kick) in (0u32..).zip(transport.kicks()) {
             self.vm.register_ioevent(kick, &notify, queue).map_err(Error::kvm("KVM_IOEVENTFD"))?;
         }
+        self.counters.push((name.clone(), transport.counters().clone()));
         let confined = self.confined;
         let thread = thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
             if confined && !confine(kind, Ok(reach)) {

@@ -11,7 +11,7 @@ use std::{
 
 use kvm_ioctls::VmFd;
 use loader::{Boot, acpi, entry};
-use virtio::Windows;
+use virtio::{Counters, Windows};
 use virtio_balloon::{Balloon, Counts, Size};
 
 use crate::{
@@ -68,6 +68,7 @@ pub struct Handle {
     gate: Gate,
     balloon: Option<Size>,
     serial: Arc<Mutex<SerialPort>>,
+    devices: Arc<[(String, Arc<Counters>)]>,
 }
 
 impl Handle {
@@ -133,6 +134,13 @@ impl Handle {
     /// How often each vCPU came out of the guest to this process.
     pub fn exits(&self) -> Vec<Exits> {
         self.gate.exits()
+    }
+
+    /// What each device has done, by its name, in the order in which the guest finds them. That of a share is `9p-` and
+    /// its tag, that of a [`CustomDevice`](crate::CustomDevice) its own; the others are `disk`, `vsock`, `net`,
+    /// `entropy` and `balloon`.
+    pub fn devices(&self) -> Vec<(String, virtio::Counts)> {
+        self.devices.iter().map(|(name, counters)| (name.clone(), counters.read())).collect()
     }
 
     /// The guest is to do without so many bytes of its memory, in whole pages, which the host gets. It may take its
@@ -220,7 +228,7 @@ impl Vm {
             },
         )
         .map_err(loader::Error::from)?;
-        let Devices { transports, workers, .. } = devices;
+        let Devices { transports, counters, workers, .. } = devices;
         let bus = Arc::new(Bus::new(serial.clone(), transports));
 
         let kernel = kernel.load(ram.memory())?;
@@ -254,7 +262,7 @@ impl Vm {
         }
         Ok(Self {
             vcpus: all,
-            handle: Handle { ends, ring, gate, balloon: balloon_size, serial },
+            handle: Handle { ends, ring, gate, balloon: balloon_size, serial, devices: counters.into() },
             ended,
             confine_runner: policy.confine_runner,
             bus: Some(bus),

@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::protocol::{Ask, Event, Exits, Registers, Statistics};
+use super::protocol::{Ask, DeviceCounts, Event, Exits, Registers, Statistics};
 use crate::profile::image::human;
 
 /// A VM that runs.
@@ -58,6 +58,7 @@ impl Machine for vmm::Handle {
             balloon_asked: balloon.asked,
             balloon_held: balloon.held,
             reported_free: balloon.reported,
+            devices: self.devices().into_iter().map(DeviceCounts::from).collect(),
         }
     }
 
@@ -95,6 +96,13 @@ impl From<vmm::Exits> for Exits {
     fn from(exits: vmm::Exits) -> Self {
         let vmm::Exits { memory_reads, memory_writes, port_reads, port_writes, other } = exits;
         Self { memory_reads, memory_writes, port_reads, port_writes, other }
+    }
+}
+
+impl From<(String, vmm::virtio::Counts)> for DeviceCounts {
+    fn from((name, counts): (String, vmm::virtio::Counts)) -> Self {
+        let vmm::virtio::Counts { requests, from_guest, to_guest, errors } = counts;
+        Self { name, requests, from_guest, to_guest, errors }
     }
 }
 
@@ -145,8 +153,12 @@ pub fn answer(machine: &dyn Machine, memory: u64, ask: &Ask) -> Option<Event> {
             None => Event::Error { text: format!("it has no CPU {cpu}") },
         },
         Ask::Log => Event::Log { text: machine.log().into() },
-        Ask::Status | Ask::Stop { .. } | Ask::Exec(_) | Ask::NetLog { .. } | Ask::Wait | Ask::Console => {
-            return None;
-        }
+        Ask::Status
+        | Ask::Stop { .. }
+        | Ask::Exec(_)
+        | Ask::NetLog { .. }
+        | Ask::Wait
+        | Ask::Show { .. }
+        | Ask::Console => return None,
     })
 }

@@ -170,6 +170,17 @@ fn table(statistics: &Statistics) -> String {
             cpu.memory_reads, cpu.memory_writes, cpu.port_reads, cpu.port_writes, cpu.other
         );
     }
+    let _ = writeln!(
+        text,
+        "{:<16}{:>12}{:>16}{:>16}{:>10}",
+        "DEVICE", "requests", "from guest", "to guest", "errors"
+    );
+    for device in &statistics.devices {
+        let (from, to) = (human(device.from_guest), human(device.to_guest));
+        // A share's tag is the user's.
+        let name = printable(&device.name, MAX_LINE);
+        let _ = writeln!(text, "{name:<16}{:>12}{from:>16}{to:>16}{:>10}", device.requests, device.errors);
+    }
     text
 }
 

@@ -71,6 +71,12 @@ pub enum Ask {
     },
     /// The guest's serial port: answered with [`Event::Console`], behind which the connection carries its bytes.
     Console,
+    /// Windows of the VM are shown on a display, by whoever asks, for as long as the connection lasts: answered with
+    /// [`Event::Done`].
+    Show {
+        /// Its name.
+        display: String,
+    },
     /// How the VM's first command ends, and so the VM: answered with [`Event::Ended`] when it has.
     Wait,
 }
@@ -276,6 +282,12 @@ pub struct Status {
     pub memory: u64,
     /// The guest's CPUs.
     pub cpus: u8,
+    /// Whether its programs can have windows.
+    #[serde(default)]
+    pub windows: bool,
+    /// The display that they are shown on; none: on none.
+    #[serde(default)]
+    pub display: Option<String>,
 }
 
 /// What was counted of a VM.
@@ -292,6 +304,25 @@ pub struct Statistics {
     pub balloon_held: u64,
     /// What the guest has reported as free, each time counted.
     pub reported_free: u64,
+    /// What each device has done.
+    #[serde(default)]
+    pub devices: Vec<DeviceCounts>,
+}
+
+/// What a device has done since the VM's start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DeviceCounts {
+    /// `9p-` and a share's tag, `disk`, `vsock`, `net`, `entropy`, `balloon`.
+    pub name: String,
+    /// Requests, or packets each way.
+    pub requests: u64,
+    /// Bytes that the guest has put into them.
+    pub from_guest: u64,
+    /// Bytes that the guest got by them.
+    pub to_guest: u64,
+    /// Requests that failed, or were refused.
+    pub errors: u64,
 }
 
 /// By the reason.

@@ -19,6 +19,9 @@ use crate::text::printable;
 /// The most characters of a command that are shown.
 const MAX_COMMAND: usize = 60;
 
+/// And of a display's name.
+const MAX_DISPLAY: usize = 20;
+
 /// Options of `ps`.
 #[derive(Debug, Args)]
 pub struct PsArgs {
@@ -91,8 +94,8 @@ fn show(args: &PsArgs) -> anyhow::Result<()> {
 fn table(rows: &[Row], now: SystemTime) -> String {
     let longest = rows.iter().map(|row| row.status.vm.len()).max().unwrap_or(0).max(8);
     let mut text = format!(
-        "{:<longest$}  {:<16}  {:>7}  {:>8}  {:>10}  {:>8}  COMMAND\n",
-        "VM", "PROFILE", "PID", "UP", "MEMORY", "CPU"
+        "{:<longest$}  {:<16}  {:>7}  {:>8}  {:>10}  {:>8}  {:<9}  COMMAND\n",
+        "VM", "PROFILE", "PID", "UP", "MEMORY", "CPU", "DISPLAY"
     );
     for row in rows {
         let started = SystemTime::UNIX_EPOCH + Duration::from_secs(row.status.started);
@@ -122,16 +125,26 @@ fn table(rows: &[Row], now: SystemTime) -> String {
         // A String takes whatever is written.
         let _ = writeln!(
             text,
-            "{:<longest$}  {:<16}  {:>7}  {:>8}  {:>10}  {:>8}  {command}",
+            "{:<longest$}  {:<16}  {:>7}  {:>8}  {:>10}  {:>8}  {:<9}  {command}",
             row.status.vm,
             row.status.profile.as_deref().unwrap_or("-"),
             row.pid.map_or("-".into(), |pid| pid.to_string()),
             if row.status.state == LifeState::Ended && row.end.is_none() { "-".into() } else { duration(up) },
             row.resident.map_or("-".into(), human),
             cpu,
+            display(&row.status),
         );
     }
     text
+}
+
+/// Where its windows are.
+fn display(status: &Status) -> String {
+    match &status.display {
+        _ if !status.windows || status.state == LifeState::Ended => "-".into(),
+        Some(display) => printable(display, MAX_DISPLAY),
+        None => "(none)".into(),
+    }
 }
 
 /// A time in its two largest units.
@@ -176,6 +189,8 @@ mod tests {
             started: 1000,
             memory: 1 << 30,
             cpus: 2,
+            windows: true,
+            display: Some(":1\x1b".into()),
         }
     }
 
@@ -185,11 +200,21 @@ mod tests {
             Row { status: status(), pid: Some(7), resident: Some(50 << 20), cpu_ms: Some(1250), end: None };
         let text = table(&[row], SystemTime::UNIX_EPOCH + Duration::from_secs(1000 + 3725));
         let line = text.lines().nth(1).unwrap();
-        for part in ["01234567", "web", " 7 ", "1h02m", "50.00 MiB", "1.2 s", "sh a"] {
+        for part in ["01234567", "web", " 7 ", "1h02m", "50.00 MiB", "1.2 s", "  :1", "sh a"] {
             assert!(line.contains(part), "{part}: {line}");
         }
         assert_eq!(text.lines().count(), 2);
         assert!(!text.contains('\x1b'));
+    }
+
+    #[test]
+    fn a_display_is_named_while_windows_are_shown_on_it() {
+        let shown = status();
+        let hidden = Status { display: None, ..status() };
+        let none = Status { windows: false, display: None, ..status() };
+        let ended = Status { state: LifeState::Ended, ..status() };
+        assert!(display(&shown).starts_with(":1"));
+        assert_eq!([hidden, none, ended].map(|status| display(&status)), ["(none)", "-", "-"]);
     }
 
     #[test]

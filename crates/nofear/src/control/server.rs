@@ -24,6 +24,7 @@ use vmm::net::filter::Journal;
 use self::console::Console;
 use super::machine::{self, Machine};
 use super::net;
+use crate::text::printable;
 use crate::{environment, json};
 
 use super::protocol::{Ask, Event, LifeState, MAX_LINE, Request, Status, ToCommand, VERSION};
@@ -38,6 +39,9 @@ const MAX_CLIENTS: usize = 32;
 /// The most commands that have not come to their end, whether who asked for them is still there or not: a guest that
 /// never ends one, or leaves out a stream, must not make this process grow.
 const MAX_COMMANDS: usize = 1024;
+
+/// The most characters of a display's name.
+const MAX_DISPLAY: usize = 80;
 
 /// The most bytes that wait for a client to take them: the longest answer, a kernel's log of nothing but control
 /// characters, and as much again.
@@ -101,6 +105,8 @@ struct Client {
     waiting: Option<Box<Ask>>,
     stage: Stage,
     console: Option<Console>,
+    /// The display that it shows windows on.
+    shows: Option<String>,
     /// What its socket had no room for.
     output: Vec<u8>,
 }
@@ -162,6 +168,19 @@ impl Server {
     /// From now on this is the VM.
     pub fn manage(&mut self, machine: impl Machine + 'static) {
         self.machine = Some(Box::new(machine));
+    }
+
+    /// Who showed the windows from the start has ended.
+    pub fn forget_display(&mut self) {
+        self.status.display = None;
+    }
+
+    /// What the VM is now. Who came last has the windows: Xpra's server has one client.
+    fn status(&self) -> Status {
+        let state = if self.is_paused() { LifeState::Paused } else { self.status.state };
+        let shown = self.clients.values().rev().find_map(|client| client.shows.clone());
+        let display = shown.or_else(|| self.status.display.clone());
+        Status { state, display, ..self.status.clone() }
     }
 
     /// The VM, if there is one.
@@ -264,6 +283,7 @@ impl Server {
                 waiting: None,
                 stage: Stage::Asking,
                 console: None,
+                shows: None,
                 output: Vec::new(),
             };
             self.clients.insert(self.next_client, client);
@@ -314,7 +334,8 @@ impl Server {
     }
 
     fn on_ask(&mut self, id: u64, ask: Ask, wishes: &mut Vec<Wish>) -> io::Result<()> {
-        let state = if self.is_paused() { LifeState::Paused } else { self.status.state };
+        let is_paused = self.is_paused();
+        let status = matches!(ask, Ask::Status).then(|| self.status());
         let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
         match ask {
             Ask::NetLog { after } => {
@@ -334,7 +355,14 @@ impl Server {
                 client.stage = Stage::Waiting;
                 Ok(())
             }
-            Ask::Status => client.tell(&Event::Status(Status { state, ..self.status.clone() }), None),
+            Ask::Status => status.map_or(Ok(()), |status| client.tell(&Event::Status(status), None)),
+            Ask::Show { .. } if !self.status.windows => {
+                client.tell(&Event::Error { text: "it has no windows".into() }, None)
+            }
+            Ask::Show { display } => {
+                client.shows = Some(printable(&display, MAX_DISPLAY));
+                client.tell(&Event::Done, None)
+            }
             Ask::Stop { force } => {
                 // A guest that stands still does not end.
                 if let Some(machine) = self.machine.as_ref().filter(|_| !force) {
@@ -347,7 +375,7 @@ impl Server {
                 let text = format!("{MAX_COMMANDS} commands have not come to their end");
                 client.tell(&Event::Error { text }, None)
             }
-            Ask::Exec(_) if state == LifeState::Paused => {
+            Ask::Exec(_) if is_paused => {
                 client.tell(&Event::Error { text: "it is paused ('nofear resume')".into() }, None)
             }
             Ask::Exec(exec) => {

@@ -251,6 +251,8 @@ mod tests {
             started: 1,
             memory: 2,
             cpus: 3,
+            windows: false,
+            display: None,
         }
     }
 

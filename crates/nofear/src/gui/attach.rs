@@ -13,6 +13,7 @@ use super::sound::Sound;
 use super::xpra::Xpra;
 use super::{Places, host_display, look, start_client};
 use crate::control::client::Vm;
+use crate::control::protocol::Ask;
 use crate::exit;
 use crate::profile::name::Name;
 use crate::profile::store::Profiles;
@@ -68,8 +69,11 @@ fn try_run(args: &AttachArgs) -> anyhow::Result<u8> {
     };
     let look = look::of(profile, colour.as_deref());
     let sound = Sound::of(&gui, vm.sound_socket())?;
-    let places = Places { display: &host_display()?, channel: &socket, sound: sound.as_ref() };
+    let display = host_display()?;
+    let places = Places { display: &display, channel: &socket, sound: sound.as_ref() };
     let mut client = start_client(&Xpra::find()?, &gui, &look, &places)?;
+    // For `ps`; one of a version before this does not know the request.
+    let _shows = vm.ask(Ask::Show { display: display.name() })?;
     let signals = Signals::block()?;
     loop {
         let read = |one| PollFd::from_borrowed_fd(one, PollFlags::IN);

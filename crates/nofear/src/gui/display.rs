@@ -59,6 +59,13 @@ impl Display {
         Ok(display)
     }
 
+    /// What its user calls it: `:0`, or `wayland-0`.
+    pub fn name(&self) -> String {
+        let get = |wanted| self.env.iter().find(|(name, _)| name == wanted);
+        let named = get("DISPLAY").or_else(|| get("WAYLAND_DISPLAY"));
+        named.map(|(_, value)| value.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
     /// `:1`, `:1.0`, `unix:1`, `localhost:10.0`, or a socket's path.
     fn add_x11(&mut self, name: &OsStr, exists: impl Fn(&PathBuf) -> bool) -> anyhow::Result<()> {
         let text = name.to_string_lossy();

@@ -107,6 +107,9 @@ impl Conversation<'_> {
             return Ok(None);
         };
         windows.client = None;
+        if let Some(control) = &mut self.session.control {
+            control.forget_display();
+        }
         // It has noticed before this process has.
         if is_over || !has_agent {
             return Ok(None);

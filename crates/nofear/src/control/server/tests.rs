@@ -29,6 +29,8 @@ impl Served {
             started: 1,
             memory: 2,
             cpus: 3,
+            windows: false,
+            display: None,
         };
         Self { folder, server: Server::new(listener, status, FIRST) }
     }

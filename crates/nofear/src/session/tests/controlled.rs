@@ -24,6 +24,8 @@ fn controlled() -> (tempfile::TempDir, Host) {
         started: 0,
         memory: 0,
         cpus: 1,
+        windows: false,
+        display: None,
     };
     host.session.control = Some(Server::new(listener, status, OTHER));
     (folder, host)
