@@ -63,6 +63,8 @@ pub enum ThreadKind {
     Balloon,
     /// Waits for the VM, and carries a command's streams, signals and terminal.
     Control,
+    /// Waits for the VM's process from outside, and takes down what it says.
+    Keeper,
 }
 
 /// Confines the calling thread to what its kind needs, for good: it opens no file any more, has no capability that

@@ -185,6 +185,30 @@ const CONTROL: &[c_long] = &[
     SYS_prctl,
 ];
 
+/// The log of a detached VM, and the end of its process. Files and folders are Landlock's to choose.
+const KEEPER: &[c_long] = &[
+    SYS_poll,
+    SYS_ppoll,
+    SYS_openat,
+    SYS_fstat,
+    SYS_newfstatat,
+    SYS_statx,
+    SYS_lseek,
+    SYS_getdents64,
+    SYS_renameat,
+    SYS_renameat2,
+    // A folder that is removed with what is in it.
+    SYS_unlink,
+    SYS_unlinkat,
+    SYS_rmdir,
+    SYS_dup2,
+    SYS_dup3,
+    // By a descriptor: of the VM's process, and no other.
+    SYS_pidfd_send_signal,
+    SYS_wait4,
+    SYS_writev,
+];
+
 /// What the command asks of a terminal: its modes, in both forms of the structure, and its size.
 const TERMINAL: &[u64] =
     &[TCGETS, TCSETS, TCSETSW, TCSETSF, TCGETS2, TCSETS2, TCSETSW2, TCSETSF2, TIOCGWINSZ, FIONBIO];
@@ -205,6 +229,7 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
         ThreadKind::Balloon => &[EVERY, EVENT_LOOP, ENTROPY],
         ThreadKind::Disk => &[EVERY, EVENT_LOOP, DISK],
         ThreadKind::Control => &[EVERY, CONTROL],
+        ThreadKind::Keeper => &[EVERY, KEEPER],
     };
     let calls = lists.iter().flat_map(|list| list.iter());
     let mut rules: BTreeMap<u32, Rule> = calls.map(|&call| (call as u32, Rule::Always)).collect();
@@ -256,6 +281,7 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
             only(SYS_io_uring_enter, 3, &[0, 1]);
         }
         ThreadKind::Entropy | ThreadKind::Balloon => only(SYS_ioctl, 1, &[KVM_IRQ_LINE]),
+        ThreadKind::Keeper => {}
     }
     rules
 }
@@ -271,7 +297,7 @@ mod tests {
         }
     }
 
-    const KINDS: [ThreadKind; 10] = [
+    const KINDS: [ThreadKind; 11] = [
         ThreadKind::Vcpu,
         ThreadKind::NineP,
         ThreadKind::WritableNineP,
@@ -282,6 +308,7 @@ mod tests {
         ThreadKind::Balloon,
         ThreadKind::Disk,
         ThreadKind::Control,
+        ThreadKind::Keeper,
     ];
 
     /// `docs/threat-model.md` states the numbers that this prints.
@@ -308,7 +335,8 @@ mod tests {
 
     #[test]
     fn no_thread_may_start_a_program_or_trace_another() {
-        for list in [EVERY, EVENT_LOOP, NINEP, NINEP_CHANGE, VSOCK, NETWORK, RESOLVER, ENTROPY, DISK, CONTROL]
+        for list in
+            [EVERY, EVENT_LOOP, NINEP, NINEP_CHANGE, VSOCK, NETWORK, RESOLVER, ENTROPY, DISK, CONTROL, KEEPER]
         {
             for forbidden in [
                 SYS_execve,

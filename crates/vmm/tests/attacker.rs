@@ -28,7 +28,7 @@ use libc::*;
 use nofear_vmm::{Reach, Rights, ThreadKind, confine_thread_to, landlock_abi};
 use vmm_sys_util::tempdir::TempDir;
 
-const KINDS: [ThreadKind; 10] = [
+const KINDS: [ThreadKind; 11] = [
     ThreadKind::Vcpu,
     ThreadKind::NineP,
     ThreadKind::WritableNineP,
@@ -39,6 +39,7 @@ const KINDS: [ThreadKind; 10] = [
     ThreadKind::Entropy,
     ThreadKind::Balloon,
     ThreadKind::Control,
+    ThreadKind::Keeper,
 ];
 
 /// What is there to be reached.
@@ -216,7 +217,7 @@ fn attempt() {
     let reach = Reach::nothing().unwrap();
     let reach = match kind {
         ThreadKind::NineP => reach.and(&world.granted, Rights::Read),
-        ThreadKind::WritableNineP => reach.and(&world.granted, Rights::Change),
+        ThreadKind::WritableNineP | ThreadKind::Keeper => reach.and(&world.granted, Rights::Change),
         _ => Ok(reach),
     };
     confine_thread_to(kind, reach.unwrap()).unwrap();

@@ -1,6 +1,7 @@
 //! The keeper of a detached VM: its parent, which takes down what it says, and how it ended.
 //!
 //! The guest chooses the bytes of the output. Nothing here reads them: they go from a pipe to a file of bounded size.
+//! And before there are any this process is confined: it changes the VM's record, waits for the VM, and does nothing else.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,8 +10,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ioctl_fionbio};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use vmm::{Reach, ThreadKind};
 
 use super::record::Record;
 use super::{Answer, Report};
@@ -41,6 +43,9 @@ pub struct Pipes {
 
 struct Keeper {
     vm: Pid,
+    /// In the place of the standard streams, once the command runs.
+    nothing: File,
+    is_confined: bool,
     words: Option<OwnedFd>,
     output: Option<OwnedFd>,
     reports: Option<OwnedFd>,
@@ -60,6 +65,8 @@ pub fn keep(vm: Pid, pipes: Pipes) -> anyhow::Result<()> {
     let ended = pidfd_open(vm, PidfdFlags::empty()).context("watch the process of the VM")?;
     let mut keeper = Keeper {
         vm,
+        nothing: File::options().read(true).write(true).open("/dev/null").context("open /dev/null")?,
+        is_confined: false,
         words: Some(words),
         output: Some(output),
         reports: Some(reports),
@@ -82,7 +89,7 @@ pub fn keep(vm: Pid, pipes: Pipes) -> anyhow::Result<()> {
         }
         if is_asker_gone && keeper.asker.take().is_some() {
             // As a signal before the command runs: nobody knows of the VM.
-            let _ = kill_process(vm, Signal::TERM);
+            let _ = pidfd_send_signal(&ended, Signal::TERM);
         }
     }
 }
@@ -147,17 +154,30 @@ impl Keeper {
             let line: Vec<u8> = self.line.drain(..=end).collect();
             match serde_json::from_slice(&line) {
                 // Once: what comes when there is a guest may be its, if it owns the VM's process.
-                Ok(Report::Is(status)) if self.record.is_none() => match Record::create(status) {
-                    Ok(mut record) => {
-                        record.append(&std::mem::take(&mut self.early));
-                        self.record = Some(record);
+                Ok(Report::Is(status)) if !self.is_confined => {
+                    match Record::create(status) {
+                        Ok(mut record) => {
+                            record.append(&std::mem::take(&mut self.early));
+                            self.record = Some(record);
+                        }
+                        Err(e) => log::warn!("what the VM says is not kept: {e:#}"),
                     }
-                    Err(e) => log::warn!("what the VM says is not kept: {e:#}"),
-                },
+                    // There is no guest before that.
+                    self.confine();
+                }
                 Ok(Report::Is(_)) => log::debug!("a second report of what the VM is"),
                 Ok(Report::Runs) => self.let_go(),
                 Err(e) => log::debug!("a report: {e}"),
             }
+        }
+    }
+
+    fn confine(&mut self) {
+        self.is_confined = true;
+        let reach = self.record.as_ref().map_or_else(|| Ok(Reach::nothing()?), Record::reach);
+        let confined = reach.and_then(|reach| Ok(vmm::confine_thread_to(ThreadKind::Keeper, reach)?));
+        if let Err(e) = confined {
+            log::warn!("what keeps the VM's output is not confined: {e:#}");
         }
     }
 
@@ -167,11 +187,9 @@ impl Keeper {
         let name = self.record.as_ref().map(|record| record.name().to_owned()).unwrap_or_default();
         let _ = json::line(&Answer::Runs(name)).map(|line| asker.write_all(&line));
         // Whoever reads what the asker prints must see its end.
-        if let Ok(nothing) = File::options().read(true).write(true).open("/dev/null") {
-            let _ = dup2_stdin(&nothing)
-                .and_then(|()| dup2_stdout(&nothing))
-                .and_then(|()| dup2_stderr(&nothing));
-        }
+        let _ = dup2_stdin(&self.nothing)
+            .and_then(|()| dup2_stdout(&self.nothing))
+            .and_then(|()| dup2_stderr(&self.nothing));
     }
 
     fn end(mut self) -> anyhow::Result<()> {

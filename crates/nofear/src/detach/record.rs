@@ -13,6 +13,8 @@ use etcetera::base_strategy::Xdg;
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat, renameat};
 use serde::{Deserialize, Serialize};
 
+use vmm::{Reach, Rights};
+
 use crate::control::protocol::{LifeState, Status};
 use crate::runtime_dir::VmName;
 use crate::text::printable;
@@ -90,6 +92,13 @@ impl Record {
         let record = Self { path, folder, description, output, written: 0 };
         record.describe()?;
         Ok(record)
+    }
+
+    /// What whoever writes it reaches: this folder, and that it is removed from where it is.
+    pub fn reach(&self) -> anyhow::Result<Reach> {
+        let all = self.path.parent().unwrap_or(Path::new("/"));
+        let all = File::open(all).with_context(|| format!("open {}", all.display()))?;
+        Ok(Reach::nothing()?.and(&self.folder, Rights::Change)?.and(all, Rights::RemoveFolders)?)
     }
 
     /// The VM's.
