@@ -18,11 +18,13 @@ use std::{
 mod controlled;
 pub mod desktop;
 mod home;
+mod pty;
 pub mod windows;
 mod world;
 
 pub use controlled::Controlled;
 pub use home::Home;
+pub use pty::Pty;
 pub use world::{World, reached};
 
 /// A file or text that `cargo xtask test` made ready, or nothing when the tests were started in another way.

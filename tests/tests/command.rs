@@ -3,13 +3,13 @@
 
 use std::{
     ffi::OsString,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Read},
     os::unix::ffi::OsStringExt,
     process::Stdio,
     time::{Duration, Instant},
 };
 
-use nofear_tests::{nofear, output, output_with, run, script, start};
+use nofear_tests::{Pty, output, output_with, run, script, start};
 
 #[test]
 fn uname_prints_the_guests_kernel() {
@@ -131,41 +131,16 @@ fn sigterm_reaches_the_command() {
 
 #[test]
 fn a_terminal_is_a_terminal_of_the_hosts_size() {
-    let Some(mut command) = nofear() else { return };
-    let master =
-        rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY).unwrap();
-    rustix::pty::grantpt(&master).unwrap();
-    rustix::pty::unlockpt(&master).unwrap();
-    let size = rustix::termios::Winsize { ws_row: 33, ws_col: 91, ws_xpixel: 0, ws_ypixel: 0 };
-    rustix::termios::tcsetwinsize(&master, size).unwrap();
-    let name = rustix::pty::ptsname(&master, Vec::new()).unwrap();
-    let slave = std::fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-    let before = rustix::termios::tcgetattr(&slave).unwrap();
-    let mut child = command
-        .args(["run", "--temporary", "--", "sh", "-c", "tty; stty size; exec cat"])
-        .stdin(slave.try_clone().unwrap())
-        .stdout(slave.try_clone().unwrap())
-        .stderr(slave.try_clone().unwrap())
-        .spawn()
-        .unwrap();
-
-    let mut master = std::fs::File::from(master);
-    let mut seen = Vec::new();
-    let mut wait_for = |master: &mut std::fs::File, what: &str| {
-        let mut chunk = [0; 1000];
-        while !String::from_utf8_lossy(&seen).contains(what) {
-            let n = master.read(&mut chunk).unwrap();
-            seen.extend(&chunk[..n]);
-        }
-        String::from_utf8_lossy(&seen).into_owned()
-    };
-    let text = wait_for(&mut master, "33 91");
+    let Some(command) = run(["--", "sh", "-c", "tty; stty size; exec cat"]) else { return };
+    let mut terminal = Pty::default();
+    let mut child = terminal.start(command);
+    let text = terminal.wait_for("33 91");
     assert!(text.contains("/dev/pts/"), "{text}");
-    master.write_all(b"hello\r").unwrap();
+    terminal.press(b"hello\r");
     // The terminal's echo, and what cat says: it runs. (A shell loses a Ctrl-C between its fork and its exec.)
-    wait_for(&mut master, "hello\r\nhello\r\n");
+    terminal.wait_for("hello\r\nhello\r\n");
     // Ctrl-C ends it, in the guest.
-    master.write_all(&[3]).unwrap();
+    terminal.press(&[3]);
     let end = Instant::now() + Duration::from_secs(60);
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -175,9 +150,7 @@ fn a_terminal_is_a_terminal_of_the_hosts_size() {
         std::thread::sleep(Duration::from_millis(50));
     };
     assert_eq!(status.code(), Some(130));
-    let after = rustix::termios::tcgetattr(&slave).unwrap();
-    assert_eq!(before.local_modes, after.local_modes, "the terminal is as it was");
-    assert_eq!(before.output_modes, after.output_modes);
+    terminal.is_as_it_was();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nofear_tests::{Controlled, Ran, output, start};
+use nofear_tests::{Controlled, Pty, Ran, output, start};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Nothing here may take longer.
@@ -156,6 +156,20 @@ fn a_guests_console_has_a_shell() {
         return;
     };
     ran.ok();
+    // From a terminal each key goes there as it is, but the one that leaves; then the terminal is as it was.
+    let mut terminal = Pty::default();
+    let mut console = terminal.start(world.command(["console", "con"]).unwrap());
+    terminal.wait_for("Ctrl-] leaves it");
+    let keys = b"a\x03\x1a\x04\r\x7f";
+    let script = "stty raw -echo; echo go$((1+1)); dd bs=1 count=6 2>/dev/null | od -An -tx1; stty sane";
+    terminal.press(format!("{script}\r").as_bytes());
+    terminal.wait_for("go2");
+    assert!(terminal.is_raw());
+    terminal.press(keys);
+    terminal.wait_for("61 03 1a 04 0d 7f");
+    terminal.press(b"\x1d");
+    assert!(console.wait().unwrap().success());
+    terminal.is_as_it_was();
     // By the command, whose input is none of a terminal.
     let mut console = world.command(["console", "con"]).unwrap();
     console.stdin(std::process::Stdio::piped());
