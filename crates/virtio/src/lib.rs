@@ -50,6 +50,7 @@ mod discard;
 mod mmio;
 mod pool;
 mod queue;
+mod requests;
 mod ring;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -68,6 +69,7 @@ pub use discard::discard;
 pub use mmio::{ACKNOWLEDGE, ConfigSpace, MMIO_SIZE, NOTIFY_OFFSET, Transport, Window, Windows};
 pub use pool::Pool;
 pub use queue::{Queue, QueueError};
+pub use requests::{Answering, Requests};
 pub use worker::{Stopped, Worker, connect};
 
 /// The guest's memory.

@@ -2,66 +2,51 @@
 //!
 //! `cargo run --example device -- KERNEL INITRAMFS`: the guest has it as `/dev/vda`.
 
-use std::{env, error::Error, io, path::PathBuf};
+use std::{env, error::Error};
 
-use nofear_vmm::{Config, CustomDevice, Initramfs, Policy, ThreadKind, virtio};
-use virtio::{Activation, Chain, Device, DeviceKind, EventOps, Queue, QueueError};
+use nofear_vmm::{Config, Policy, virtio};
+use virtio::{Answering, Chain, DeviceKind, Requests};
 
 const SECTOR: usize = 512;
 const SECTORS: u64 = 2048;
 
 /// A block device (virtio 1.2, 5.2).
-#[derive(Default)]
-struct Sectors(Option<Queue>);
+struct Sectors;
 
-impl Device for Sectors {
+impl Requests for Sectors {
     fn kind(&self) -> DeviceKind {
         DeviceKind(2)
     }
     fn features(&self) -> u64 {
         1 << 5 // VIRTIO_BLK_F_RO
     }
-    fn queue_sizes(&self) -> Vec<u16> {
-        vec![128]
-    }
     fn config(&self) -> Vec<u8> {
         SECTORS.to_le_bytes().into()
     }
-    fn activate(&mut self, live: Activation, _: &mut EventOps) -> io::Result<()> {
-        self.0 = live.queues.into_iter().next();
-        Ok(())
+    /// Writes sectors, then a status: 0, or 1 for an error. Every byte of the request is the guest's choice.
+    fn answer(&mut self, _queue: usize, request: &Chain) -> u32 {
+        let mut header = [0; 16];
+        let Some(room) = request.writable().checked_sub(1) else { return 0 };
+        let is_read = request.read_at(0, &mut header) && header[..4] == [0; 4];
+        let first = header.last_chunk().map_or(0, |sector| u64::from_le_bytes(*sector));
+        let count = (room / SECTOR) as u64;
+        if !is_read || first.checked_add(count).is_none_or(|end| end > SECTORS) {
+            return u32::from(request.write_at(room, &[1]));
+        }
+        let written = (0..count).all(|number| {
+            let text = format!("{:<511}\n", format!("this is sector {}", first + number));
+            request.write_at(number as usize * SECTOR, text.as_bytes())
+        });
+        if written && request.write_at(room, &[0]) { request.writable() as u32 } else { 0 }
     }
-    fn queue_ready(&mut self, _: usize, _: &mut EventOps) -> Result<(), QueueError> {
-        self.0.as_mut().map_or(Ok(()), |queue| queue.drain(|chain| answer(chain)))
-    }
-    fn reset(&mut self, _: &mut EventOps) {
-        self.0 = None;
-    }
-}
-
-/// Writes sectors, then a status: 0, or 1 for an error. Every byte of the request is the guest's choice.
-fn answer(chain: &Chain) -> u32 {
-    let mut header = [0; 16];
-    let Some(room) = chain.writable().checked_sub(1) else { return 0 };
-    let is_read = chain.read_at(0, &mut header) && header[..4] == [0; 4];
-    let first = header.last_chunk().map_or(0, |sector| u64::from_le_bytes(*sector));
-    let count = (room / SECTOR) as u64;
-    if !is_read || first.checked_add(count).is_none_or(|end| end > SECTORS) {
-        return u32::from(chain.write_at(room, &[1]));
-    }
-    let written = (0..count).all(|number| {
-        let text = format!("{:<511}\n", format!("this is sector {}", first + number));
-        chain.write_at(number as usize * SECTOR, text.as_bytes())
-    });
-    if written && chain.write_at(room, &[0]) { chain.writable() as u32 } else { 0 }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = env::args_os().skip(1).map(PathBuf::from);
-    let mut config = Config::new(arguments.next().ok_or("usage: device KERNEL INITRAMFS")?);
-    config.initramfs.push(Initramfs::File(arguments.next().ok_or("usage: device KERNEL INITRAMFS")?));
-    let device = Box::new(Sectors::default());
-    config.devices.push(CustomDevice { name: "sectors".into(), device, thread: ThreadKind::Entropy });
+    let mut arguments = env::args_os().skip(1);
+    let kernel = arguments.next().ok_or("usage: device KERNEL INITRAMFS")?;
+    let initramfs = arguments.next().ok_or("usage: device KERNEL INITRAMFS")?;
+    let config =
+        Config::new(kernel).with_initramfs(initramfs).with_device("sectors", Answering::new(Sectors));
     let vm = config.prepare()?.confine(&Policy::default())?;
     let handle = vm.handle();
     println!("{}", vm.run()?);

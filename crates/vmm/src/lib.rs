@@ -21,6 +21,7 @@
 //! own ([`CustomDevice`]) is a [`virtio::Device`], and that gets the guest's memory as vm-memory has it, beside queues
 //! that read and write chains without it.
 
+mod building;
 mod bus;
 mod capabilities;
 mod command_line;
