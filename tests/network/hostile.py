@@ -70,11 +70,11 @@ def own_v6():
 SIX = b"\x86\xdd"
 INTERNET = "203.0.113.5"
 for to in ["127.0.0.1", "127.0.0.53", "0.0.0.0", "198.51.100.2", "192.168.77.2", "192.168.77.1", "198.51.100.1",
-           "10.0.0.1", "172.16.0.1", "100.64.0.1", "169.254.169.254", "224.0.0.1", "255.255.255.255", gateway]:
+           "10.0.0.1", "172.16.0.1", "100.64.0.1", "203.0.113.129", "169.254.169.254", "224.0.0.1", "255.255.255.255", gateway]:
     send(v4(to, "to " + to))
 six = own_v6()
 if six:
-    for to in ["::1", "::", "::ffff:127.0.0.1", "::ffff:203.0.113.5", "::127.0.0.1", "64:ff9b::7f00:1",
+    for to in ["::1", "::", "::ffff:127.0.0.1", "::ffff:203.0.113.5", "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::c633:6402", "64:ff9b::a9fe:a9fe", "64:ff9b:1::c633:6402",
                "2002:7f00:1::1", "2001:0:7f00:1::1", "2001:db8:1::2", "2001:db8:1::1", "fe80::1", "fd00::1", "ff02::1"]:
         send(v6(to, "to " + to, six), SIX)
     send(v6("2001:db8:2::5", "another IPv6 source"), SIX)
@@ -82,6 +82,9 @@ if six:
     send(v6("2001:db8:2::5", "routing header", six, routing, 43), SIX)
     send(v6("2001:db8:2::5", "fragment header", six, struct.pack("!BBHI", 17, 0, 0, 7), 44), SIX)
     send(v6("2001:db8:2::5", "hop by hop", six, b"\x11\0\1\4\0\0\0\0", 0), SIX)
+    send(v6("2001:db8:2::5", "destination options", six, b"\x11\0\1\4\0\0\0\0", 60), SIX)
+    send(v6("2001:db8:2::5", "authentication", six, b"\x11\4" + bytes(22), 51), SIX)
+    send(v6("2001:db8:2::5", "mobility", six, b"\x11\0" + bytes(6), 135), SIX)
 for tag in [b"\x81\0\0\1", b"\x88\xa8\0\1", b"\x81\0\0\1\x81\0\0\2"]:
     send(v4(INTERNET, "VLAN"), tag=tag)
     send(v4("127.0.0.1", "VLAN to loopback"), tag=tag)
@@ -101,7 +104,8 @@ send(v4(INTERNET, "from the gateway", source=gateway))
 send(v4(INTERNET, "another MAC"), source=b"\2\0\0\0\0\x99")
 send(v4(INTERNET, "to another MAC"), destination=b"\2\0\0\0\0\x99")
 send(v4(INTERNET, "to everybody"), destination=b"\xff" * 6)
-for protocol, payload in [(41, v6("::1", "6in4")), (4, v4("127.0.0.1", "4in4")), (47, b"\0\0\x08\0" + v4("127.0.0.1", "GRE"))]:
+for protocol, payload in [(41, v6("::1", "6in4")), (4, v4("127.0.0.1", "4in4")), (47, b"\0\0\x08\0" + v4("127.0.0.1", "GRE")),
+                          (51, b"\x11\4" + bytes(22) + udp("authentication")), (136, udp("UDP-Lite")), (132, udp("SCTP"))]:
     send(v4(INTERNET, "", protocol=protocol, payload=payload))
 for operation, sender in [(2, gateway), (2, own), (1, gateway), (1, "198.51.100.2")]:
     arp = b"\0\1\x08\0\6\4" + struct.pack("!H", operation) + mac + socket.inet_aton(sender) + bytes(6)

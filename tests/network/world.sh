@@ -3,7 +3,7 @@
 #   unshare --map-root-user --net --mount bash world.sh FOLDER COMMAND...
 #
 # The Internet is 203.0.113.5 and 2001:db8:2::5, behind 198.51.100.1; the LAN's one machine is 192.168.77.1; the
-# host is 198.51.100.2, 192.168.77.2 and its loopback, with a name server on 127.0.0.53. Each server writes what it
+# host is 198.51.100.2, 192.168.77.2, 203.0.113.128/29 and its loopback, with a name server on 127.0.0.53. Each server writes what it
 # was asked to FOLDER.
 set -eu
 folder=$1
@@ -37,6 +37,8 @@ ip link set wan up
 "${in_internet[@]}" ip address add 203.0.113.5/32 dev lo
 "${in_internet[@]}" ip address add 2001:db8:2::5/128 dev lo
 "${in_internet[@]}" ip link set far up
+# Addresses that are routed to this machine and on none of its interfaces, as a cloud's load balancer does it.
+ip route add local 203.0.113.128/29 dev lo
 ip route add default via 198.51.100.1
 ip -6 route add default via 2001:db8:1::1
 
