@@ -190,7 +190,10 @@ impl Session {
     /// Answers a packet of no connection with a reset; but never a reset with one (5.10.6.4.1), or two
     /// sides that forgot would go on for ever.
     fn refuse(&mut self, header: &Header) {
-        self.transmit.count_errors(1);
+        // What comes late for a connection that has just ended is none.
+        if header.op == Op::Request as u16 || header.destination_cid != HOST_CID || header.kind != STREAM {
+            self.transmit.count_errors(1);
+        }
         let refusal = header.refusal();
         if header.op != Op::Reset as u16 && self.resets.len() < MAX_RESETS && !self.resets.contains(&refusal)
         {
