@@ -10,7 +10,11 @@ use std::{
     process::Command,
 };
 
-use nofear_tests::{may_mount, ours, output, start};
+use nofear_tests::{
+    desktop::{Desktop, until},
+    may_mount, ours, output, start,
+    windows::{Vm, client_of, others_get_to, tcp_listeners},
+};
 
 const USER: u32 = 12_345;
 const GROUP_OF_KVM: u32 = 54_321;
@@ -144,4 +148,34 @@ fn an_ordinary_user_has_all_of_it() {
         assert!(world.path("prefix").join(file).is_file(), "{file}");
     }
     assert!(as_user(&["doctor"]).text().contains("good     KVM"));
+}
+
+#[test]
+fn a_window_that_an_ordinary_user_closes_ends_its_program_and_all_else() {
+    let Some(world) = World::new() else { return };
+    let desktop = Desktop::new();
+    let before = tcp_listeners();
+    let run = ["run", "-t", "--net", "none", "--cpus", "1", "-v", "-g", "--"];
+    let terminal = ["xterm", "-geometry", "20x4", "-T", "closed", "-e", "sleep", "10000"];
+    let groups = format!("{USER},{GROUP_OF_KVM}");
+    let mut command = world.nofear(&groups, &[&run[..], &terminal].concat());
+    desktop.show(&mut command);
+    let mut vm = Vm::start(command);
+    let window = vm.window(&desktop, "[temporary] closed");
+
+    let folder = world.path("run").join("nofear");
+    let vms = || fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let socket = vms().map(|vm| vm.join("xpra.sock")).find(|path| path.exists()).expect("a socket");
+    assert!(!others_get_to(&socket));
+    assert_eq!(tcp_listeners(), before);
+    let client = client_of(&socket).expect("a client");
+    let status = fs::read_to_string(format!("/proc/{client}/status")).unwrap();
+    assert!(status.contains(&format!("\nUid:\t{USER}\t{USER}\t{USER}\t{USER}\n")), "{status}");
+
+    desktop.close(window);
+    let ran = vm.end();
+    // As without a VM: it hangs up on its program, and is done.
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    until("the end of the client", || client_of(&socket).is_none());
+    assert_eq!(vms().count(), 0);
 }

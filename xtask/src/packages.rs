@@ -98,6 +98,7 @@ pub const WINDOWS: &[Tool] = &[
     tool("xdotool", "xdotool", ["xdotool", "xdotool", "xdotool", "x11-misc/xdotool"]),
     tool("xclip", "xclip", ["xclip", "xclip", "xclip", "x11-misc/xclip"]),
     tool("bwrap", "bubblewrap", ["bubblewrap", "bubblewrap", "bubblewrap", "sys-apps/bubblewrap"]),
+    tool("dbus-daemon", "dbus-daemon", ["dbus-daemon", "dbus", "dbus-1-daemon", "sys-apps/dbus"]),
     tool("setxkbmap", "x11-xkb-utils", ["setxkbmap", "xorg-setxkbmap", "setxkbmap", "x11-apps/setxkbmap"]),
     tool("xrdb", "x11-xserver-utils", ["xrdb", "xorg-xrdb", "xrdb", "x11-apps/xrdb"]),
     tool("xev", "x11-utils", ["xev", "xorg-xev", "xev", "x11-apps/xev"]),

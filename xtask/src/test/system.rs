@@ -1,7 +1,7 @@
 //! The system tests: built here, run where `nofear` runs.
 
 use std::borrow::Cow;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -82,6 +82,7 @@ const LONG: &[&str] = &[
     "firewalls",
     "gui",
     "gui_ends",
+    "gui_beside",
     "setup",
     "endurance",
     "profiles",
@@ -113,11 +114,10 @@ pub fn system(selection: &Selection) -> Result<Tally> {
     if programs.iter().any(|program| program.is("firewalls")) && packages::can_install() && !starts_services {
         packages::ensure("run the tests beside other firewalls", packages::FIREWALLS)?;
     }
-    if programs.iter().any(|program| program.path.file_name().is_some_and(is_about_windows)) {
-        packages::ensure("run the tests of windows", packages::WINDOWS)?;
+    if programs.iter().any(|program| program.is(ORDINARY) || program.name().starts_with("gui")) {
+        packages::windows("run the tests of windows")?;
         packages::ensure("run the tests of sound", packages::SOUND)?;
         if packages::is_there("apt-get") {
-            packages::ensure("run the tests of windows", packages::WINDOWS_ON_DEBIAN)?;
             packages::ensure("run the tests of sound", packages::SOUND_ON_DEBIAN)?;
         }
     }
@@ -298,11 +298,6 @@ fn programs(filters: &[String], wanted: impl Fn(&str) -> bool) -> Result<Vec<Pro
     }
     programs.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(programs)
-}
-
-/// By the name of a test program's file, which ends with a hash.
-fn is_about_windows(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b"gui")
 }
 
 /// Whether any test of a program is selected; without one there is no machine to start.
