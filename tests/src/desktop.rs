@@ -12,6 +12,9 @@ use std::{
 /// The X display; each test program has a machine, or at least a moment, of its own.
 const DISPLAY: &str = ":99";
 
+/// Its resolution, which is not what X servers have by themselves.
+pub const DPI: u32 = 120;
+
 /// How long anything may take; under emulation, Python programs take a minute to start.
 const PATIENCE: Duration = Duration::from_secs(400);
 
@@ -71,7 +74,18 @@ impl Desktop {
         let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut desktop = Self { folder, processes: Vec::new(), _alone: alone };
         let mut server = Command::new("Xvfb");
-        server.args([DISPLAY, "-screen", "0", "1024x768x24", "-nolisten", "tcp", "-ac", "-fbdir"]);
+        server.args([
+            DISPLAY,
+            "-screen",
+            "0",
+            "1024x768x24",
+            "-dpi",
+            &DPI.to_string(),
+            "-nolisten",
+            "tcp",
+            "-ac",
+            "-fbdir",
+        ]);
         server.arg(desktop.folder.path());
         desktop.start(server);
         until("the X server", || desktop.command("xwininfo").arg("-root").output().unwrap().status.success());

@@ -19,6 +19,7 @@ mod controlled;
 pub mod desktop;
 mod home;
 mod pty;
+pub mod sound;
 pub mod windows;
 mod world;
 

@@ -61,6 +61,18 @@ impl World {
         Some(command)
     }
 
+    /// What puts a server that turns on its client in Xpra's place in a VM: for `--share`. It asks for everything, and
+    /// then sends what is no packet; or, if it `waits`, it abuses what is allowed, when a file says that it is time.
+    pub fn hostile(&self, waits: bool) -> String {
+        let path = self.home.path().join("hostile");
+        let script = include_str!("../gui/hostile.py");
+        let script =
+            if waits { script.replace("\nWAITS = False\n", "\nWAITS = True\n") } else { script.into() };
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        format!("{}:/usr/bin/xpra", path.display())
+    }
+
     /// The folder of the only VM.
     pub fn folder(&self) -> PathBuf {
         let mut folders = fs::read_dir(self.runtime().join("nofear")).unwrap();

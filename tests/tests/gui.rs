@@ -3,15 +3,18 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    os::unix::{fs::PermissionsExt, net::UnixStream},
+    io::{ErrorKind, Read, Write},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
 use nofear_tests::{
-    desktop::{Picture, until},
-    output, output_with, start,
+    desktop::{DPI, Picture, Place, until},
+    output, start,
     windows::{Vm, World, client_of, kill, others_get_to, start_quietly, tcp_listeners},
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -75,7 +78,13 @@ fn windows_of_a_vm_are_on_the_desktop_and_nothing_else_is_opened() {
         "-c",
         &script,
     ];
-    let Some(command) = world.nofear(&arguments) else { return };
+    let Some(mut command) = world.nofear(&arguments) else { return };
+    assert!(desktop.command("setxkbmap").arg("gb").status().unwrap().success());
+    command.env("XCURSOR_SIZE", "37").env("GTK_THEME", "HighContrastInverse");
+    // A sound server that nobody has asked for.
+    fs::create_dir(world.runtime().join("pulse")).unwrap();
+    let sound = UnixListener::bind(world.runtime().join("pulse/native")).unwrap();
+    sound.set_nonblocking(true).unwrap();
     let mut vm = Vm::start(command);
     let window = vm.window(desktop, title);
     desktop.park_pointer();
@@ -108,14 +117,31 @@ fn windows_of_a_vm_are_on_the_desktop_and_nothing_else_is_opened() {
     }
     assert!(!seen(&folder.join("control.sock")) && !seen(world.home().path().join("nofear").as_path()));
 
-    // One more program, by another toolkit and another command.
+    // Keyboard and resolution are the desktop's, and what it was started with is the theme. Without --sound there is none.
+    let look =
+        "setxkbmap -query | grep layout; xrdb -query | grep Xft.dpi; echo $XCURSOR_SIZE; pactl info 2>&1";
+    let mut command = world.nofear(&["exec", "windows", "--", "sh", "-c", look]).unwrap();
+    command.env_remove("XCURSOR_SIZE");
+    let seen = output(command);
+    let seen = seen.text();
+    let (seen, no_sound) = seen.split_at(seen.find("Connection").expect("no sound"));
+    let words: Vec<&str> = seen.split_whitespace().collect();
+    assert_eq!(words, ["layout:", "gb", "Xft.dpi:", &DPI.to_string(), "37"], "{no_sound}");
+    assert!(no_sound.contains("Connection refused"), "{no_sound}");
+    assert_eq!(sound.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+
+    // One more program, by another toolkit and another command, with something like a menu.
     let mut other = world.nofear(&["exec", "windows", "--", "python3", "-c", GTK]).unwrap();
     let mut other = start_quietly(&mut other);
-    let gtk = desktop.window("[windows] gtk");
-    let picture = desktop.picture(desktop.settled(gtk), "a window of GTK", |picture| {
-        picture.has_border(BORDER, COLOUR) && picture.has_inside(BORDER, 0x20_4080)
+    let gtk = desktop.settled(desktop.window("[windows] gtk"));
+    let picture = desktop.picture(gtk, "a window of GTK", |picture| {
+        picture.has_border(BORDER, COLOUR) && picture.has_inside(BORDER, THEME)
     });
     picture.keep("gtk-in-vm");
+    let menu = Place { x: gtk.x + 20, y: gtk.y + 180, width: 90, height: 60 };
+    desktop.picture(menu, "a menu in its place", |picture| {
+        picture.has_border(BORDER, COLOUR) && picture.has_inside(BORDER, 0x20_4080)
+    });
     desktop.screenshot().keep("desktop");
     kill(&other, Signal::TERM);
     assert_eq!(other.wait().unwrap().code(), Some(143));
@@ -144,25 +170,38 @@ fn windows_of_a_vm_are_on_the_desktop_and_nothing_else_is_opened() {
     until("the end of the client", || client_of(&socket).is_none());
 }
 
-/// A window of one colour.
+/// The background that its theme gives a window; with GTK's own theme it is light.
+const THEME: u32 = 0x30_3030;
+
+/// A window of the theme's colour, and one that no window manager places, at its side: as menus are.
 const GTK: &str = "
 import gi
 gi.require_version('Gtk', '3.0')
-from gi.repository import Gtk
+gi.require_version('Gdk', '3.0')
+from gi.repository import Gdk, GLib, Gtk
 window = Gtk.Window(title='gtk')
 window.set_default_size(240, 160)
-area = Gtk.DrawingArea()
-def draw(area, context):
-    context.set_source_rgb(0x20 / 255, 0x40 / 255, 0x80 / 255)
-    context.paint()
-area.connect('draw', draw)
-window.add(area)
+menu = Gtk.Window(type=Gtk.WindowType.POPUP)
+menu.set_size_request(90, 60)
+menu.set_transient_for(window)
+def add(to, colour):
+    area = Gtk.DrawingArea()
+    def draw(area, context):
+        Gdk.cairo_set_source_rgba(context, colour)
+        context.paint()
+    area.connect('draw', draw)
+    to.add(area)
+add(window, window.get_style_context().lookup_color('theme_bg_color')[1])
+add(menu, Gdk.RGBA(0x20 / 255, 0x40 / 255, 0x80 / 255, 1))
 window.show_all()
+def place():
+    _, x, y = window.get_window().get_origin()
+    menu.move(x + 20, y + 180)
+    menu.show_all()
+    return True
+GLib.timeout_add(2000, place)
 Gtk.main()
 ";
-
-/// A server in the guest that asks its client for everything, and then sends what is no packet.
-const HOSTILE: &[u8] = include_bytes!("../gui/hostile.py");
 
 /// Lies in the desktop's clipboard.
 const SECRET: &str = "correct horse battery staple";
@@ -170,25 +209,7 @@ const SECRET: &str = "correct horse battery staple";
 #[test]
 fn a_hostile_server_gets_nothing_and_does_nothing() {
     let world = World::new();
-    // It takes Xpra's place in a profile.
-    let install =
-        "cat >/usr/bin/xpra.new && chmod 755 /usr/bin/xpra.new && mv -f /usr/bin/xpra.new /usr/bin/xpra";
-    let small = [
-        "run",
-        "-p",
-        "evil",
-        "--disk-size",
-        "64M",
-        "--net",
-        "none",
-        "--cpus",
-        "1",
-        "--mem",
-        "256M",
-        "--root",
-    ];
-    let Some(command) = world.nofear(&[&small[..], &["--", "sh", "-c", install]].concat()) else { return };
-    output_with(command, HOSTILE.to_vec()).ok();
+    let share = world.hostile(false);
     let mut secrets: Vec<Child> = ["clipboard", "primary"]
         .map(|selection| {
             let mut owner = world.desktop().command("xclip");
@@ -200,11 +221,15 @@ fn a_hostile_server_gets_nothing_and_does_nothing() {
         .into();
 
     // Without bubblewrap, for this one alone: by Landlock.
-    let run = ["run", "-p", "evil", "--net", "none", "-vv", "-g", "--", "xterm", "-e", "sleep", "10000"];
-    let nofear = world.nofear(&[]).unwrap();
+    let run = ["run", "-t", "--net", "none", "--cpus", "1", "-vv", "--share", &share, "-g"];
+    let Some(nofear) = world.nofear(&[]) else { return };
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", "mount --bind /bin/false /usr/bin/bwrap; exec \"$0\" \"$@\""]);
-    command.arg(nofear.get_program()).args(run).stdin(Stdio::null());
+    command
+        .arg(nofear.get_program())
+        .args(run)
+        .args(["--", "xterm", "-e", "sleep", "10000"])
+        .stdin(Stdio::null());
     command.envs(nofear.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let ran = Vm::start(command).end();
 
