@@ -130,6 +130,15 @@ fn windows_of_a_vm_are_on_the_desktop_and_nothing_else_is_opened() {
     assert!(no_sound.contains("Connection refused"), "{no_sound}");
     assert_eq!(sound.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 
+    // And others are told where they are.
+    let shown = || {
+        let text = output(world.nofear(&["ps", "--json"]).unwrap()).ok().text();
+        let display = text.lines().find_map(|line| line.trim().strip_prefix("\"display\": ")).unwrap();
+        display.trim_end_matches(',').to_owned()
+    };
+    let display = shown();
+    assert!(display.starts_with("\":"), "{display}");
+
     // One more program, by another toolkit and another command, with something like a menu.
     let mut other = world.nofear(&["exec", "windows", "--", "python3", "-c", GTK]).unwrap();
     let mut other = start_quietly(&mut other);
@@ -150,8 +159,11 @@ fn windows_of_a_vm_are_on_the_desktop_and_nothing_else_is_opened() {
     // What shows the windows dies, and something else does it.
     kill_process(Pid::from_raw(client as i32).unwrap(), Signal::KILL).unwrap();
     until("the end of the window", || desktop.find(title).is_none());
+    until("that it is told", || shown() == "null");
+    assert!(output(world.nofear(&["ps"]).unwrap()).ok().text().contains("(none)"));
     let mut attached = start_quietly(&mut world.nofear(&["attach", "windows"]).unwrap());
     let window = desktop.window(title);
+    assert_eq!(shown(), display);
     desktop.park_pointer();
     desktop.picture(desktop.settled(window), "the window once more", |picture| {
         picture.has_border(BORDER, COLOUR) && picture.differences(&expected, BORDER) == 0
