@@ -22,7 +22,7 @@ pub struct NetworkArgs {
     #[arg(long, value_name = "WAY", value_enum)]
     pub net: Option<Mode>,
 
-    /// Let the program reach local networks too, but not this machine; or not, where the profile does
+    /// Let the program reach local networks too, and look their names up, but not this machine; or not, where the profile does
     #[arg(
         long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes",
         value_parser = parse_switch
