@@ -66,7 +66,7 @@ pub use chain::{Chain, ChainError};
 pub use counters::{Counters, Counts};
 pub use device::{Activation, Device, DeviceKind};
 pub use discard::discard;
-pub use mmio::{ACKNOWLEDGE, ConfigSpace, MMIO_SIZE, NOTIFY_OFFSET, Transport, Window, Windows};
+pub use mmio::{ACKNOWLEDGE, ConfigSpace, MMIO_SIZE, NOTIFY_OFFSET, Signal, Transport, Window, Windows};
 pub use pool::Pool;
 pub use queue::{Queue, QueueError};
 pub use requests::{Answering, Requests};

@@ -22,9 +22,9 @@ use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::{Activation, Counters, DeviceKind, Memory, Queue, worker::Command};
-pub use interrupt::ConfigSpace;
+use interrupt::Call;
 pub(crate) use interrupt::Interrupt;
-use interrupt::Pulse;
+pub use interrupt::{ConfigSpace, Signal};
 pub use window::{Window, Windows};
 
 /// The size of a device's register window, in bytes.
@@ -42,6 +42,14 @@ const CONFIG: u64 = VIRTIO_MMIO_CONFIG as u64;
 /// The device needs to know nothing of it (see [`Transport::read`]), so a VMM can let the kernel swallow such a
 /// write: an exit less in every interrupt.
 pub const ACKNOWLEDGE: (u64, u32) = (VIRTIO_MMIO_INTERRUPT_ACK as u64, VIRTIO_MMIO_INT_VRING);
+
+// Registers of nofear's own, where the specification has none: a driver that finds 1 in the first may have its
+// interrupts by a message ([`Signal::Message`]), whose parts it writes to the others. The data counts, with what was
+// written of the address before; a reset goes back to the line.
+const MESSAGE: u32 = 0xd0;
+const MESSAGE_ADDRESS_LOW: u32 = 0xd4;
+const MESSAGE_ADDRESS_HIGH: u32 = 0xd8;
+const MESSAGE_DATA: u32 = 0xdc;
 
 /// Features of the transport and the ring that every device offers.
 const COMMON: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
@@ -84,6 +92,7 @@ struct State {
     driver_features_select: u32,
     driver_features: u64,
     queue_select: u32,
+    message_address: u64,
     queues: Vec<Ring>,
     active: bool,
 }
@@ -97,6 +106,7 @@ impl State {
             driver_features_select: 0,
             driver_features: 0,
             queue_select: 0,
+            message_address: 0,
             queues,
             active: false,
         }
@@ -137,6 +147,7 @@ impl Transport {
             VIRTIO_MMIO_SHM_LEN_HIGH,
             VIRTIO_MMIO_SHM_BASE_LOW,
             VIRTIO_MMIO_SHM_BASE_HIGH,
+            MESSAGE,
         ] {
             window.set(register, self.register(register));
         }
@@ -160,10 +171,14 @@ impl Transport {
         &self.interrupt.0.line
     }
 
-    /// Has `pulse` called when the driver is to be interrupted, from the device's threads and, where it was set up
-    /// wrongly, from the vCPUs': it raises the line and lowers it. A VMM that can do so from there spares what an event descriptor would have to wake. Counts once.
-    pub fn interrupt_by(&mut self, pulse: impl Fn() + Send + Sync + 'static) {
-        let _ = self.interrupt.0.call.set(Pulse(Box::new(pulse)));
+    /// Has `call` called when the driver is to be interrupted, from the device's threads and, where it was set up
+    /// wrongly, from the vCPUs': it raises the line and lowers it, or sends the message. A VMM that can do so from
+    /// there spares what an event descriptor would have to wake. Counts once.
+    pub fn interrupt_by(&mut self, call: impl Fn(Signal) + Send + Sync + 'static) {
+        let _ = self.interrupt.0.call.set(Call(Box::new(call)));
+        if let Some(window) = &self.window {
+            window.set(MESSAGE, self.register(MESSAGE));
+        }
     }
 
     /// One event descriptor for each queue: a write of queue `i`'s index to [`NOTIFY_OFFSET`] may signal
@@ -205,6 +220,8 @@ impl Transport {
             | VIRTIO_MMIO_SHM_LEN_HIGH
             | VIRTIO_MMIO_SHM_BASE_LOW
             | VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
+            // Only where somebody sends it.
+            MESSAGE => u32::from(self.interrupt.0.call.get().is_some()),
             _ => 0,
         }
     }
@@ -241,6 +258,16 @@ impl Transport {
                 self.interrupt.0.status.fetch_and(!value, Ordering::AcqRel);
             }
             VIRTIO_MMIO_STATUS => self.set_status(value),
+            MESSAGE_ADDRESS_LOW | MESSAGE_ADDRESS_HIGH => {
+                let (kept, shift) =
+                    if register == MESSAGE_ADDRESS_LOW { (!0 << 32, 0) } else { (!0 >> 32, 32) };
+                self.state.message_address = self.state.message_address & kept | u64::from(value) << shift;
+            }
+            MESSAGE_DATA => {
+                // Interrupt controllers are below 4 GiB; to what is above there is no message, but the line.
+                let address = u32::try_from(self.state.message_address).ok();
+                self.interrupt.set_message(address.map(|address| (address, value)));
+            }
             _ if self.has(VIRTIO_CONFIG_S_FEATURES_OK) && !self.state.active => {
                 self.set_queue(register, value)
             }
@@ -344,6 +371,7 @@ impl Transport {
         }
         self.interrupt.0.status.store(0, Ordering::Release);
         self.interrupt.0.needs_reset.store(0, Ordering::Release);
+        self.interrupt.set_message(None);
         let queues = std::mem::take(&mut self.state.queues);
         self.state = State::new(queues);
     }

@@ -5,11 +5,14 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use kvm_bindings::kvm_msi;
 use kvm_ioctls::{IoEventAddress, VmFd};
 use loader::acpi::MmioDevice;
 use ninep::{Export, Limits, Server};
 use rustix::process::{Resource, getrlimit};
-use virtio::{ACKNOWLEDGE, Counters, Device, EventFd, MMIO_SIZE, Memory, NOTIFY_OFFSET, Transport, Windows};
+use virtio::{
+    ACKNOWLEDGE, Counters, Device, EventFd, MMIO_SIZE, Memory, NOTIFY_OFFSET, Signal, Transport, Windows,
+};
 use virtio_9p::{NewError, NineP};
 use virtio_balloon::Balloon;
 use virtio_blk::Blk;
@@ -161,10 +164,16 @@ impl<'a> Devices<'a> {
         let (vm, line) = (self.vm.clone(), FIRST_GSI + index as u32);
         // One pulse at a time: where a vCPU's met the device's, the second would be no edge of its own.
         let pulse = Mutex::new(());
-        transport.interrupt_by(move || {
-            let _alone = pulse.lock().unwrap_or_else(PoisonError::into_inner);
-            // Fails only for a line that no interrupt controller has.
-            let _ = vm.set_irq_line(line, true).and_then(|()| vm.set_irq_line(line, false));
+        transport.interrupt_by(move |signal| match signal {
+            Signal::Line => {
+                let _alone = pulse.lock().unwrap_or_else(PoisonError::into_inner);
+                // Fails only for a line that no interrupt controller has.
+                let _ = vm.set_irq_line(line, true).and_then(|()| vm.set_irq_line(line, false));
+            }
+            // Fails where the guest chose a message that no CPU of it takes: its own loss.
+            Signal::Message { address, data } => {
+                let _ = vm.signal_msi(kvm_msi { address_lo: address, data, ..kvm_msi::default() });
+            }
         });
         let base = MMIO_BASE + index as u64 * MMIO_SIZE;
         let (acknowledge, used) = ACKNOWLEDGE;

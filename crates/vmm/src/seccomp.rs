@@ -14,8 +14,9 @@ const KVM_RUN: u64 = 0xae80;
 // For an error's text, and for who asks where a vCPU is.
 const KVM_GET_REGS: u64 = 0x8090_ae81;
 const KVM_GET_SREGS: u64 = 0x8138_ae83;
-/// A device's interrupt.
+/// A device's interrupt, by a line or by a message.
 const KVM_IRQ_LINE: u64 = 0x4008_ae61;
+const KVM_SIGNAL_MSI: u64 = 0x4020_aea5;
 /// Makes the guest's kernel say where it is.
 const KVM_NMI: u64 = 0xae9a;
 /// Says to the guest that it was stopped.
@@ -246,11 +247,19 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
     match kind {
         ThreadKind::Vcpu => {
             // A device that the guest sets up wrongly interrupts from here.
-            let calls = [KVM_RUN, KVM_GET_REGS, KVM_GET_SREGS, KVM_NMI, KVM_KVMCLOCK_CTRL, KVM_IRQ_LINE];
+            let calls = [
+                KVM_RUN,
+                KVM_GET_REGS,
+                KVM_GET_SREGS,
+                KVM_NMI,
+                KVM_KVMCLOCK_CTRL,
+                KVM_IRQ_LINE,
+                KVM_SIGNAL_MSI,
+            ];
             only(SYS_ioctl, 1, &calls);
         }
         ThreadKind::Vsock => {
-            only(SYS_ioctl, 1, &[FIONBIO, KVM_IRQ_LINE]);
+            only(SYS_ioctl, 1, &[FIONBIO, KVM_IRQ_LINE, KVM_SIGNAL_MSI]);
             // A connection and its other side, which is handed over. A stream can't send to a name; datagrams could.
             let stream = (SOCK_STREAM | SOCK_CLOEXEC) as u32;
             rules.insert(SYS_socketpair as u32, Rule::Both((0, AF_UNIX as u32), (1, stream)));
@@ -258,29 +267,29 @@ fn rules(kind: ThreadKind) -> BTreeMap<u32, Rule> {
         // Not TIOCSTI, which types for the user.
         ThreadKind::Control => only(SYS_ioctl, 1, TERMINAL),
         // Which segments a tap may give to the guest.
-        ThreadKind::Network => only(SYS_ioctl, 1, &[TUNSETOFFLOAD, KVM_IRQ_LINE]),
+        ThreadKind::Network => only(SYS_ioctl, 1, &[TUNSETOFFLOAD, KVM_IRQ_LINE, KVM_SIGNAL_MSI]),
         ThreadKind::Resolver => {
             only(SYS_socket, 0, &[AF_INET as u64, AF_INET6 as u64, AF_NETLINK as u64]);
             let writing = (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC) as u32;
             rules.insert(SYS_openat as u32, Rule::Without(2, writing));
         }
         ThreadKind::NineP => {
-            only(SYS_ioctl, 1, &[KVM_IRQ_LINE]);
+            only(SYS_ioctl, 1, &[KVM_IRQ_LINE, KVM_SIGNAL_MSI]);
             // `openat2` passes its flags in memory, out of a filter's reach.
             let writing = (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC) as u32;
             rules.insert(SYS_openat as u32, Rule::Without(2, writing));
         }
         ThreadKind::WritableNineP => {
-            only(SYS_ioctl, 1, &[KVM_IRQ_LINE]);
+            only(SYS_ioctl, 1, &[KVM_IRQ_LINE, KVM_SIGNAL_MSI]);
             // Regular files and FIFOs only. No device whatever the server does, as root too.
             rules.insert(SYS_mknodat as u32, Rule::Without(2, S_IFCHR));
         }
         // To submit, and to wait; not to poke a kernel's polling thread, of which there is none.
         ThreadKind::Disk => {
-            only(SYS_ioctl, 1, &[KVM_IRQ_LINE]);
+            only(SYS_ioctl, 1, &[KVM_IRQ_LINE, KVM_SIGNAL_MSI]);
             only(SYS_io_uring_enter, 3, &[0, 1]);
         }
-        ThreadKind::Entropy | ThreadKind::Balloon => only(SYS_ioctl, 1, &[KVM_IRQ_LINE]),
+        ThreadKind::Entropy | ThreadKind::Balloon => only(SYS_ioctl, 1, &[KVM_IRQ_LINE, KVM_SIGNAL_MSI]),
         ThreadKind::Keeper => {}
     }
     rules

@@ -4,7 +4,7 @@ use std::{
     fmt, io,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -13,12 +13,26 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::window::Window;
 
-/// Raises and lowers an interrupt line, from any of the device's threads.
-pub(super) struct Pulse(pub Box<dyn Fn() + Send + Sync>);
+/// How a driver wants to be interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// By the device's line: an edge.
+    Line,
+    /// By a message to an interrupt controller, as a PCI device's MSI. The driver chose both numbers.
+    Message {
+        /// Where it is written to; of a local APIC, which CPU.
+        address: u32,
+        /// What is written; for a local APIC, which vector.
+        data: u32,
+    },
+}
 
-impl fmt::Debug for Pulse {
+/// Interrupts the driver, from any of the device's threads.
+pub(super) struct Call(pub Box<dyn Fn(Signal) + Send + Sync>);
+
+impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pulse")
+        f.write_str("Call")
     }
 }
 
@@ -30,7 +44,10 @@ pub(crate) struct Interrupt(pub(super) Arc<Line>);
 pub(super) struct Line {
     pub line: EventFd,
     /// What is called in its place, once there is something.
-    pub call: OnceLock<Pulse>,
+    pub call: OnceLock<Call>,
+    /// The message that the driver wants in place of the line: its address above its data, or zero. One value, since
+    /// the vCPUs change it while the device interrupts.
+    message: AtomicU64,
     /// InterruptStatus: bit 0 for used buffers, bit 1 for a change of configuration.
     pub status: AtomicU32,
     /// DEVICE_NEEDS_RESET or zero, part of Status.
@@ -103,6 +120,7 @@ impl Interrupt {
         Ok(Self(Arc::new(Line {
             line,
             call: OnceLock::new(),
+            message: AtomicU64::new(0),
             status: AtomicU32::new(0),
             needs_reset: AtomicU32::new(0),
             shown: Mutex::new(Shown { window: None, status: 0, config, generation: 0 }),
@@ -139,6 +157,20 @@ impl Interrupt {
         self.0.status.fetch_and(!VIRTIO_MMIO_INT_VRING, Ordering::AcqRel)
     }
 
+    /// The driver wants this message; none, or one to address zero: it wants the line.
+    pub(super) fn set_message(&self, message: Option<(u32, u32)>) {
+        let (address, data) = message.unwrap_or_default();
+        self.0.message.store(u64::from(address) << 32 | u64::from(data), Ordering::Release);
+    }
+
+    fn signal(&self) -> Signal {
+        let message = self.0.message.load(Ordering::Acquire);
+        match (message >> 32) as u32 {
+            0 => Signal::Line,
+            address => Signal::Message { address, data: message as u32 },
+        }
+    }
+
     /// Buffers were used.
     pub(crate) fn used(&self) {
         self.raise(VIRTIO_MMIO_INT_VRING);
@@ -156,7 +188,7 @@ impl Interrupt {
             self.refresh(None);
         }
         match self.0.call.get() {
-            Some(Pulse(pulse)) => pulse(),
+            Some(Call(call)) => call(self.signal()),
             // Fails only when the counter is full, and then the line is raised anyway.
             None => drop(self.0.line.write(1)),
         }

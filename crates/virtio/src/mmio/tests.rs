@@ -3,7 +3,7 @@ use std::io;
 use virtio_bindings::virtio_mmio::*;
 
 use crate::{
-    Activation, Device, DeviceKind, EventOps, Queue, QueueError,
+    Activation, Device, DeviceKind, EventOps, Queue, QueueError, Signal,
     testing::{Buffer, Driver},
 };
 
@@ -174,19 +174,44 @@ fn any_register_access_is_survived() {
 }
 
 #[test]
-fn a_pulse_takes_the_place_of_the_event() {
+fn a_call_takes_the_place_of_the_event_and_says_how() {
     let mut driver = echo();
     let (pulses, pulsed) = std::sync::mpsc::channel();
-    driver.transport.interrupt_by(move || pulses.send(()).unwrap());
-    driver.request(0, &[Buffer::Readable(b"x"), Buffer::Writable(1)]);
-    pulsed.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+    assert_eq!(driver.get(super::MESSAGE), 0, "nobody would send it");
+    driver.transport.interrupt_by(move |signal| pulses.send(signal).unwrap());
+    let interrupted_by = |driver: &mut Driver| {
+        driver.request(0, &[Buffer::Readable(b"x"), Buffer::Writable(1)]);
+        pulsed.recv_timeout(std::time::Duration::from_secs(10)).unwrap()
+    };
+    assert_eq!(interrupted_by(&mut driver), Signal::Line);
     assert!(driver.transport.interrupt().read().is_err());
+
+    // By a message once its data was told; the address alone changes nothing.
+    assert_eq!(driver.get(super::MESSAGE), 1);
+    driver.set(super::MESSAGE_ADDRESS_LOW, 0xfee0_1000);
+    driver.set(super::MESSAGE_ADDRESS_HIGH, 0);
+    assert_eq!(interrupted_by(&mut driver), Signal::Line);
+    driver.set(super::MESSAGE_DATA, 0x41);
+    assert_eq!(interrupted_by(&mut driver), Signal::Message { address: 0xfee0_1000, data: 0x41 });
+    driver.set(super::MESSAGE_ADDRESS_LOW, 0xfee0_2000);
+    assert_eq!(interrupted_by(&mut driver), Signal::Message { address: 0xfee0_1000, data: 0x41 });
+
+    // Where no controller is, and after a reset, it is the line.
+    driver.set(super::MESSAGE_ADDRESS_HIGH, 1);
+    driver.set(super::MESSAGE_DATA, 0x42);
+    assert_eq!(interrupted_by(&mut driver), Signal::Line);
+    driver.set(super::MESSAGE_ADDRESS_HIGH, 0);
+    driver.set(super::MESSAGE_DATA, 0x42);
+    assert_eq!(interrupted_by(&mut driver), Signal::Message { address: 0xfee0_2000, data: 0x42 });
+    driver.initialise(&[16, 16]);
+    assert_eq!(interrupted_by(&mut driver), Signal::Line);
 }
 
 #[test]
 fn a_window_reads_as_the_registers_do_whatever_is_written() {
     let mut driver = echo();
     let windows = super::Windows::new(3).unwrap();
+    driver.transport.interrupt_by(|_| ());
     assert!(windows.window(3).is_none());
     driver.transport.show(windows.window(1).unwrap());
     let shown = windows.window(1).unwrap();
