@@ -118,13 +118,35 @@ impl<T: FnMut(&[u8]) -> Vec<u8>> Client<T> {
     ///
     /// For a path that has no encoding, such as one of 17 names.
     pub fn walk(&mut self, fid: u32, new_fid: u32, path: &str) -> Result<Vec<Qid>, Errno> {
-        let mut names = Walk::EMPTY;
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            let step = Step::new(name.as_bytes()).expect("a name that can be walked");
-            names.push(step).expect("at most 16 names");
-        }
+        let names = names(path);
         let body = self.call(&Request::Walk { fid: Fid(fid), new_fid: Fid(new_fid), names })?;
         Ok(decode(&body, |reader| (0..reader.u16()?).map(|_| qid(reader)).collect()))
+    }
+
+    /// Twalkattr along a relative path: the qids of the names that were walked, and the attributes of what it leads
+    /// to if those were all.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    ///
+    /// # Panics
+    ///
+    /// As [`walk`](Self::walk).
+    pub fn walk_attributes(
+        &mut self,
+        fid: u32,
+        new_fid: u32,
+        path: &str,
+    ) -> Result<(Vec<Qid>, Option<Attributes>), Errno> {
+        let names = names(path);
+        let all = names.steps().len();
+        let body = self.call(&Request::WalkAttributes { fid: Fid(fid), new_fid: Fid(new_fid), names })?;
+        Ok(decode(&body, |reader| {
+            let qids = (0..reader.u16()?).map(|_| qid(reader)).collect::<Result<Vec<_>, _>>()?;
+            let attributes = (qids.len() == all).then(|| attributes(reader)).transpose()?;
+            Ok((qids, attributes))
+        }))
     }
 
     /// Tlopen.
@@ -426,6 +448,15 @@ fn entry(reader: &mut Reader<'_>) -> Result<Entry, Malformed> {
         kind: reader.u8()?,
         name: reader.string()?.to_vec(),
     })
+}
+
+fn names(path: &str) -> Walk<'_> {
+    let mut names = Walk::EMPTY;
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        let step = Step::new(name.as_bytes()).expect("a name that can be walked");
+        names.push(step).expect("at most 16 names");
+    }
+    names
 }
 
 fn attributes(r: &mut Reader<'_>) -> Result<Attributes, Malformed> {

@@ -2,6 +2,7 @@
 
 mod change;
 mod lock;
+mod walk;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -21,9 +22,11 @@ use crate::locks::Locks;
 use crate::reply::{Data, Reply};
 use crate::tree::{Node, Tree};
 use crate::wire::{
-    Attributes, DATA_HEADER, ERROR_SIZE, Fid, HEADER, MAX_WALK, Malformed, PATH_MAX, Qid, Request, Response,
-    Tag, VERSION, WRITE_HEADER, Walk, WriteHead, kind, open_flags,
+    Attributes, DATA_HEADER, ERROR_SIZE, Fid, HEADER, Malformed, PATH_MAX, Qid, Request, Response, Tag,
+    VERSION, WRITE_HEADER, WriteHead, kind, open_flags,
 };
+
+use walk::Walked;
 
 #[cfg(test)]
 mod tests;
@@ -219,7 +222,15 @@ impl Server {
             Request::Attach { fid, afid, aname, .. } => self.attach(fid, afid, aname),
             // The transport's business: see `serve`.
             Request::Flush { .. } => Ok(Response::Empty { request: kind::TFLUSH }),
-            Request::Walk { fid, new_fid, names } => self.walk(fid, new_fid, &names),
+            Request::Walk { fid, new_fid, names } => self
+                .walk(fid, new_fid, &names)
+                .map(|Walked { qids, count, .. }| Response::Walk { qids, count }),
+            Request::WalkAttributes { fid, new_fid, names } => {
+                // Before there is a new fid: an error says that there is none.
+                let here = names.steps().is_empty().then(|| self.attributes(fid)).transpose()?;
+                let Walked { qids, count, attributes } = self.walk(fid, new_fid, &names)?;
+                Ok(Response::WalkAttributes { qids, count, attributes: attributes.or(here) })
+            }
             Request::Lopen { fid, flags } => self.open(fid, flags),
             Request::Read { fid, offset, count } => self.read(fid, offset, count, room, reply),
             Request::Readdir { fid, offset, count } => self.readdir(fid, offset, count, room, reply),
@@ -301,32 +312,6 @@ impl Server {
         let (root, qid) = self.tree.root()?;
         self.fids.insert(fid, FidState::new(root))?;
         Ok(Response::Attach(qid))
-    }
-
-    /// Twalk: as far as it goes. An error at the first name is an error; later, the reply has the qids so far
-    /// and the new fid is not made.
-    fn walk(&self, fid: Fid, new_fid: Fid, names: &Walk<'_>) -> Result<Response<'static>, Errno> {
-        let state = self.fids.get(fid)?;
-        // A fid that is open must not become another file; one that is not open may.
-        if fid == new_fid && state.handle().is_some() {
-            return Err(Errno::INVAL);
-        }
-        let mut node = Arc::clone(&state.node);
-        let mut qids = [Qid::default(); MAX_WALK];
-        for (count, (step, slot)) in names.steps().iter().zip(&mut qids).enumerate() {
-            match self.tree.step(&node, *step) {
-                Ok((next, qid)) => (node, *slot) = (next, qid),
-                Err(errno) if count == 0 => return Err(errno),
-                Err(_) => return Ok(Response::Walk { qids, count }),
-            }
-        }
-        let walked = FidState::new(node);
-        if fid == new_fid {
-            self.fids.replace(fid, &state, walked)?;
-        } else {
-            self.fids.insert(new_fid, walked)?;
-        }
-        Ok(Response::Walk { qids, count: names.steps().len() })
     }
 
     fn open(&self, fid: Fid, flags: u32) -> Result<Response<'static>, Errno> {

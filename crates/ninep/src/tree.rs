@@ -77,8 +77,8 @@ impl Tree {
         Ok(root)
     }
 
-    /// One element of a walk.
-    pub fn step(&self, from: &Arc<Node>, step: Step<'_>) -> Result<(Arc<Node>, Qid), Errno> {
+    /// One element of a walk: where it leads, and what that is.
+    pub fn step(&self, from: &Arc<Node>, step: Step<'_>) -> Result<(Arc<Node>, Attributes), Errno> {
         if !from.is_directory() {
             return Err(Errno::NOTDIR);
         }
@@ -87,20 +87,20 @@ impl Tree {
             Step::Parent => from.parent(),
             Step::Child(name) => return self.child(from, name),
         };
-        let qid = self.attributes(&node)?.qid;
-        Ok((node, qid))
+        let attributes = self.attributes(&node)?;
+        Ok((node, attributes))
     }
 
-    fn child(&self, from: &Arc<Node>, name: Name<'_>) -> Result<(Arc<Node>, Qid), Errno> {
+    fn child(&self, from: &Arc<Node>, name: Name<'_>) -> Result<(Arc<Node>, Attributes), Errno> {
         if let Some(id) = self.granted_child(from, name) {
             let node = self.grant_node(id, from, name)?;
-            let qid = self.attributes(&node)?.qid;
-            return Ok((node, qid));
+            let attributes = self.attributes(&node)?;
+            return Ok((node, attributes));
         }
         let descriptor = host::open_child(self.descriptor_of_directory(from)?, name)?;
         let (node, metadata) = self.node_of(from, name, descriptor)?;
-        let qid = self.qids.qid(node.identity(), metadata.attributes.qid.version);
-        Ok((node, qid))
+        let attributes = self.host_attributes(&node, &metadata);
+        Ok((node, attributes))
     }
 
     /// The node of an entry of a directory of the host, which `descriptor` is.

@@ -33,6 +33,7 @@ pub fn message_kind(request: &Request<'_>) -> u8 {
         Request::Attach { .. } => kind::TATTACH,
         Request::Flush { .. } => kind::TFLUSH,
         Request::Walk { .. } => kind::TWALK,
+        Request::WalkAttributes { .. } => kind::TWALKATTR,
         Request::Lopen { .. } => kind::TLOPEN,
         Request::Lcreate { .. } => kind::TLCREATE,
         Request::Read { .. } => kind::TREAD,
@@ -86,7 +87,7 @@ fn encode_body(request: &Request<'_>, w: &mut Writer<'_>) -> Result<(), Overflow
             w.u32(n_uname)
         }
         Request::Flush { old_tag } => w.u16(old_tag.0),
-        Request::Walk { fid, new_fid, names } => {
+        Request::Walk { fid, new_fid, names } | Request::WalkAttributes { fid, new_fid, names } => {
             w.u32(fid.0)?;
             w.u32(new_fid.0)?;
             w.u16(u16::try_from(names.steps().len()).map_err(|_| Overflow)?)?;

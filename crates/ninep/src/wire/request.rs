@@ -21,6 +21,8 @@ pub enum Request<'a> {
     Flush { old_tag: Tag },
     /// Makes `new_fid` what a path from `fid` leads to.
     Walk { fid: Fid, new_fid: Fid, names: Walk<'a> },
+    /// Twalkattr: the same, and the attributes of what it leads to. Laid out as Twalk.
+    WalkAttributes { fid: Fid, new_fid: Fid, names: Walk<'a> },
     /// Opens `fid` for reading or writing.
     Lopen { fid: Fid, flags: u32 },
     /// Creates a file in the directory `fid` and makes `fid` that file, open.
@@ -192,6 +194,9 @@ impl<'a> Request<'a> {
             },
             kind::TFLUSH => Self::Flush { old_tag: Tag(r.u16()?) },
             kind::TWALK => Self::Walk { fid: r.fid()?, new_fid: r.fid()?, names: Walk::read(r)? },
+            kind::TWALKATTR => {
+                Self::WalkAttributes { fid: r.fid()?, new_fid: r.fid()?, names: Walk::read(r)? }
+            }
             kind::TLOPEN => Self::Lopen { fid: r.fid()?, flags: r.u32()? },
             kind::TLCREATE => Self::Lcreate {
                 fid: r.fid()?,

@@ -18,6 +18,8 @@ pub enum Response<'a> {
     Attach(Qid),
     /// Rwalk: one qid for each element that was walked.
     Walk { qids: [Qid; MAX_WALK], count: usize },
+    /// Rwalkattr: as Rwalk, and when every element was walked, as Rgetattr behind it.
+    WalkAttributes { qids: [Qid; MAX_WALK], count: usize, attributes: Option<Attributes> },
     /// Rlopen. The unit of input and output is left to the client, which takes msize - 24.
     Lopen(Qid),
     /// Rlcreate, as Rlopen.
@@ -104,6 +106,7 @@ impl Response<'_> {
             Self::Version { .. } => kind::TVERSION + 1,
             Self::Attach(_) => kind::TATTACH + 1,
             Self::Walk { .. } => kind::TWALK + 1,
+            Self::WalkAttributes { .. } => kind::TWALKATTR + 1,
             Self::Lopen(_) => kind::TLOPEN + 1,
             Self::Lcreate(_) => kind::TLCREATE + 1,
             Self::Made { request, .. } => request.wrapping_add(1),
@@ -150,10 +153,10 @@ impl Response<'_> {
             Self::Attach(qid) | Self::Made { qid, .. } => w.qid(*qid),
             Self::Write { count } => w.u32(*count),
             Self::Xattrwalk { size } => w.u64(*size),
-            Self::Walk { qids, count } => {
-                let qids = qids.get(..*count).ok_or(Overflow)?;
-                w.u16(u16::try_from(*count).map_err(|_| Overflow)?)?;
-                qids.iter().try_for_each(|qid| w.qid(*qid))
+            Self::Walk { qids, count } => encode_walk(w, qids, *count),
+            Self::WalkAttributes { qids, count, attributes } => {
+                encode_walk(w, qids, *count)?;
+                attributes.iter().try_for_each(|attributes| attributes.encode(w))
             }
             Self::Lopen(qid) | Self::Lcreate(qid) => {
                 w.qid(*qid)?;
@@ -174,6 +177,11 @@ impl Response<'_> {
             Self::Empty { .. } => Ok(()),
         }
     }
+}
+
+fn encode_walk(w: &mut Writer<'_>, qids: &[Qid], count: usize) -> Result<(), Overflow> {
+    w.u16(u16::try_from(count).map_err(|_| Overflow)?)?;
+    qids.get(..count).ok_or(Overflow)?.iter().try_for_each(|qid| w.qid(*qid))
 }
 
 impl Attributes {

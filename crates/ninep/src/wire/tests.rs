@@ -31,17 +31,20 @@ impl Fields {
         let name = Name::new(&self.names[0]).unwrap();
         let new_name = Name::new(&self.names[1]).unwrap();
         let kind = LockKind(self.which);
-        match self.which % 28 {
+        match self.which % 29 {
             0 => Request::Version { msize: a, version: text },
             1 => Request::Auth { afid: fid, uname: text, aname: more, n_uname: b },
             2 => Request::Attach { fid, afid: other, uname: text, aname: more, n_uname: c },
             3 => Request::Flush { old_tag: Tag(a as u16) },
-            4 => {
+            which @ (4 | 28) => {
                 let mut names = Walk::EMPTY;
                 for name in &self.names {
                     names.push(Step::new(name).unwrap()).unwrap();
                 }
-                Request::Walk { fid, new_fid: other, names }
+                match which {
+                    4 => Request::Walk { fid, new_fid: other, names },
+                    _ => Request::WalkAttributes { fid, new_fid: other, names },
+                }
             }
             5 => Request::Lopen { fid, flags: b },
             6 => Request::Lcreate { fid, name, flags: b, mode: c, gid: d },
@@ -163,12 +166,17 @@ proptest! {
 
     #[test]
     fn a_response_never_writes_beyond_its_buffer(
-        room in 0_usize..200, count in 0..=MAX_WALK, target in vec(any::<u8>(), 0..200),
+        room in 0_usize..500, count in 0..=MAX_WALK, target in vec(any::<u8>(), 0..200),
     ) {
         let responses = [
             Response::Error(Errno::NOENT),
             Response::Version { msize: 4096, version: VERSION },
             Response::Walk { qids: [Qid::default(); MAX_WALK], count },
+            Response::WalkAttributes {
+                qids: [Qid::default(); MAX_WALK],
+                count,
+                attributes: (count > 3).then(Attributes::default),
+            },
             Response::Getattr(Attributes::default()),
             Response::Readlink(target.clone()),
             Response::Statfs(FileSystem::default()),
@@ -183,7 +191,7 @@ proptest! {
             let mut whole = [0; 8192];
             let length = response.encode(Tag(3), &mut whole).unwrap();
             prop_assert_eq!(whole[..4].to_vec(), (length as u32).to_le_bytes());
-            let mut buffer = vec![0xaa; 300];
+            let mut buffer = vec![0xaa; 600];
             let encoded = response.encode(Tag(3), &mut buffer[..room]);
             prop_assert_eq!(encoded, if length <= room { Ok(length) } else { Err(Overflow) });
             prop_assert!(buffer[room..].iter().all(|byte| *byte == 0xaa));

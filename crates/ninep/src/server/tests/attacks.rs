@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::*;
 use crate::client::encode;
-use crate::wire::{Name, SetAttributes, Step};
+use crate::wire::{Name, SetAttributes, Step, Walk};
 
 /// A Twalk of names that the encoder would not let through.
 fn raw_walk(fid: u32, new_fid: u32, names: &[&[u8]]) -> Vec<u8> {

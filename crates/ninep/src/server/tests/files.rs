@@ -125,6 +125,47 @@ fn a_walk_goes_as_far_as_it_can() {
 }
 
 #[test]
+fn a_walk_with_attributes_is_a_walk_and_a_getattr() {
+    let host = Host::new();
+    let server = host.server();
+    let mut client = session(&server);
+    client.walk(SHARE, 2, "deep").unwrap();
+    client.open(2, 0).unwrap();
+    let paths = [
+        "",
+        "note",
+        "deep",
+        "deep/deeper/file",
+        "deep/..",
+        "..",
+        "../..",
+        "link",
+        "fifo",
+        "missing",
+        "missing/x",
+        "deep/missing",
+        "note/x",
+        "link/x",
+        "deep/deeper/file/..",
+    ];
+    for from in [ROOT, SHARE, 2] {
+        for path in paths {
+            let walked = client.walk(from, 3, path);
+            let found = client.getattr(3);
+            let both = client.walk_attributes(from, 4, path);
+            assert_eq!(both.as_ref().map(|(qids, _)| qids), walked.as_ref(), "{from}: {path}");
+            assert_eq!(both.ok().and_then(|(_, attributes)| attributes), found.ok(), "{from}: {path}");
+            // And so is what it leads to.
+            assert_eq!(client.getattr(4), found, "{from}: {path}");
+            assert_eq!(client.clunk(4), client.clunk(3), "{from}: {path}");
+        }
+    }
+    assert_eq!(client.walk_attributes(2, 2, "deeper").map(|_| ()), Err(Errno::INVAL), "it is open");
+    assert_eq!(client.walk_attributes(99, 3, "note").map(|_| ()), Err(Errno::BADF));
+    assert_eq!(client.walk_attributes(SHARE, SHARE, "note").unwrap().1, client.getattr(SHARE).ok());
+}
+
+#[test]
 fn an_open_fid_can_be_cloned_but_not_moved() {
     let host = Host::new();
     let server = host.server();

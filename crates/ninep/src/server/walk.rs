@@ -1,0 +1,50 @@
+//! Twalk, and Twalkattr, which also says what is there.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::Server;
+use crate::fid::FidState;
+use crate::wire::{Attributes, Fid, MAX_WALK, Qid, Walk};
+
+/// What became of a walk.
+pub(super) struct Walked {
+    pub qids: [Qid; MAX_WALK],
+    /// How many of them count: one for each name that was walked.
+    pub count: usize,
+    /// Of what it leads to; none unless it got there.
+    pub attributes: Option<Attributes>,
+}
+
+impl Server {
+    /// As far as it goes. An error at the first name is an error; later, the reply has the qids so far and the new
+    /// fid is not made.
+    pub(super) fn walk(&self, fid: Fid, new_fid: Fid, names: &Walk<'_>) -> Result<Walked, Errno> {
+        let state = self.fids.get(fid)?;
+        // A fid that is open must not become another file; one that is not open may.
+        if fid == new_fid && state.handle().is_some() {
+            return Err(Errno::INVAL);
+        }
+        let mut node = Arc::clone(&state.node);
+        let mut qids = [Qid::default(); MAX_WALK];
+        let mut attributes = None;
+        for (count, (step, slot)) in names.steps().iter().zip(&mut qids).enumerate() {
+            match self.tree.step(&node, *step) {
+                Ok((next, found)) => {
+                    (node, *slot) = (next, found.qid);
+                    attributes = Some(found);
+                }
+                Err(errno) if count == 0 => return Err(errno),
+                Err(_) => return Ok(Walked { qids, count, attributes: None }),
+            }
+        }
+        let walked = FidState::new(node);
+        if fid == new_fid {
+            self.fids.replace(fid, &state, walked)?;
+        } else {
+            self.fids.insert(new_fid, walked)?;
+        }
+        Ok(Walked { qids, count: names.steps().len(), attributes })
+    }
+}
