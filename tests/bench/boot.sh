@@ -6,7 +6,7 @@
 # start is done once before it is measured, so that all pages are in memory. What is traced in a run costs
 # instructions itself: times come from runs with only the guest's marks, exits from runs of their own.
 set -euo pipefail
-: "${BENCH_BOOT:?}" "${BENCH_FILES:?}" "${NOFEAR:?}" "${NOFEAR_KERNEL:?}" "${NOFEAR_INITRAMFS:?}"
+: "${BENCH_BOOT:?}" "${BENCH_VMM:?}" "${BENCH_FILES:?}" "${NOFEAR:?}" "${NOFEAR_KERNEL:?}" "${NOFEAR_INITRAMFS:?}"
 
 trace=/sys/kernel/tracing
 mkdir -p $trace
@@ -14,6 +14,7 @@ mountpoint -q $trace || mount -t tracefs trace $trace
 work=/dev/shm/bench
 mkdir -p $work/lib $work/firmware $work/share $work/cache
 cp "$BENCH_BOOT" $work/boot
+cp "$BENCH_VMM" $work/vmm
 cp "$NOFEAR" $work/nofear
 cp "$NOFEAR_KERNEL" $work/vmlinux
 cp "$NOFEAR_INITRAMFS" $work/product.cpio
@@ -21,7 +22,7 @@ cp "$BENCH_FILES/run.cpio" "$BENCH_FILES/idle.cpio" $work/
 cp "$BENCH_FILES/command" $work/share/
 qemu=$(command -v qemu-system-x86_64 || true)
 [[ -z $qemu ]] || cp "$qemu" $work/qemu
-for binary in $work/boot $work/nofear ${qemu:+$work/qemu}; do
+for binary in $work/boot $work/vmm $work/nofear ${qemu:+$work/qemu}; do
   { ldd "$binary" || true; } | awk '$3 ~ /^\// { print $3 } $1 ~ /^\// { print $1 }' | xargs -r cp -Lut $work/lib
 done
 [[ -z $qemu ]] || cp -L /usr/share/qemu/bios-microvm.bin /usr/share/qemu/qboot.rom /usr/share/qemu/linuxboot_dma.bin \
@@ -109,6 +110,15 @@ program() { case $1 in nofear) echo boot ;; *) echo qemu ;; esac; }
 
 measure nofear
 [[ -z $qemu ]] || measure qemu
+
+# What confinement costs: threads that give up system calls, files and capabilities, or not, in a VMM with one share.
+shared() { ./vmm $confinement vmlinux run.cpio "" share=$work/share; }
+for confinement in "" --unconfined; do
+  shared >$work/out 2>&1 || { cat $work/out >&2; exit 1; }
+  traced "kvm/kvm_cpuid sched/sched_process_exec" shared
+  row nofear "to init, ${confinement:-confined}" "$(since_exec 'func 4e4f4601')" ms
+  row nofear "total, ${confinement:-confined}" "$(since_exec 'tracing_mark_write: end')" ms
+done
 
 # The product: its own initramfs and agent, a command from a share.
 product >$work/out 2>&1 || { cat $work/out >&2; exit 1; }

@@ -1,8 +1,8 @@
 //! The VMM of the benchmarks: as an embedder would use it, with nothing of the command beside it.
 //!
-//! `bench-vmm KERNEL INITRAMFS LINE [TAG=DIRECTORY[,rw]...] [MAC]`: LINE is added to the kernel's command line,
+//! `bench-vmm [--unconfined] KERNEL INITRAMFS LINE [TAG=DIRECTORY[,rw]...] [MAC]`: LINE is added to the kernel's command line,
 //! and each directory is a 9P share, read-only or not. With an Ethernet address, the standard input is a tap that has
-//! it.
+//! it. `--unconfined` leaves the process and its threads what they had, to see what taking it costs.
 
 use std::{env, error::Error, ffi::OsStr, io, net::Ipv4Addr, os::fd::AsFd};
 
@@ -10,10 +10,12 @@ use ninep::{Access, ExportBuilder};
 use vmm::net::filter::{self, Ends, Mac};
 use vmm::{Config, Exit, Initramfs, Link, Network, Policy, Share};
 
-const USAGE: &str = "usage: vmm KERNEL INITRAMFS LINE [TAG=DIRECTORY[,rw]...] [MAC]";
+const USAGE: &str = "usage: vmm [--unconfined] KERNEL INITRAMFS LINE [TAG=DIRECTORY[,rw]...] [MAC]";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = env::args_os().skip(1);
+    let mut arguments = env::args_os().skip(1).peekable();
+    let mut policy = Policy::default();
+    policy.threads = arguments.next_if(|argument| argument == "--unconfined").is_none();
     let mut next = || arguments.next().ok_or(USAGE);
     let (kernel, initramfs, line) = (next()?, next()?, next()?);
     let mut config = Config::new(kernel);
@@ -26,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             None => config.shares.push(share(&argument)?),
         }
     }
-    let vm = config.prepare()?.confine(&Policy::default())?;
+    let vm = config.prepare()?.confine(&policy)?;
     let handle = vm.handle();
     let exit = vm.run()?;
     // What the guest had to say, if anything.

@@ -25,9 +25,10 @@ pub struct Arguments {
 /// Runs the verb.
 pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     let product = Product::build(None)?;
-    let vmm = super::build_example()?;
+    let example = super::build_example()?;
+    let vmm = super::build("nofear-tests", "bench-vmm")?;
     let files = make_guests()?;
-    let environment = [("BENCH_BOOT", vmm.as_path()), ("BENCH_FILES", files.as_path())]
+    let environment = [("BENCH_BOOT", &example), ("BENCH_VMM", &vmm), ("BENCH_FILES", &files)]
         .map(|(name, path)| (name.into(), path.as_os_str().into()));
     let script = root().join("tests/bench/boot.sh");
     let printed = counted(&product, vec!["bash".into(), script.into()], environment.into())?;
