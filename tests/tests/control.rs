@@ -205,6 +205,7 @@ fn a_vm_is_paused_and_looked_into_and_its_memory_comes_back() {
     // Memory that the guest does without, by order.
     let ran = world.nofear(&["balloon", &id, "1G"]);
     assert!(ran.status == Some(125) && ran.stderr.contains("256.00 MiB"), "{ran:?}");
+    let before = device("balloon");
     world.nofear(&["balloon", &id, "160M"]).ok();
     let wait_for = |what: &str, enough: &dyn Fn() -> bool| {
         for _ in 0..600 {
@@ -215,7 +216,6 @@ fn a_vm_is_paused_and_looked_into_and_its_memory_comes_back() {
         }
         panic!("{what}: {}", exits());
     };
-    let before = device("balloon");
     wait_for("the balloon fills", &|| json("balloon-held") == 96 << 20);
     // A number of four bytes for each page.
     assert!(device("balloon")[1] - before[1] >= 96 << 10);
