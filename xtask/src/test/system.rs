@@ -77,17 +77,17 @@ impl Program {
 /// Programs that take minutes, the longest first, so that none is begun when all the others have ended.
 const LONG: &[&str] = &[
     "network",
-    "tap",
-    "publish",
-    "firewalls",
-    "gui",
-    "gui_ends",
     "gui_beside",
     "setup",
-    "endurance",
-    "profiles",
-    "control",
+    "gui_ends",
+    "firewalls",
+    "tap",
+    "gui",
+    "detached",
+    "publish",
     "hostile",
+    "ordinary",
+    "control",
 ];
 
 /// Each takes 4 GiB of memory.
@@ -201,7 +201,12 @@ fn run(
 }
 
 /// The script with its arguments: how many tests run at a time, seconds for each program, and programs.
-fn command(script: &str, threads: usize, limit: u64, programs: &[Program]) -> Vec<OsString> {
+fn command<'a>(
+    script: &str,
+    threads: usize,
+    limit: u64,
+    programs: impl IntoIterator<Item = &'a Program>,
+) -> Vec<OsString> {
     let mut command: Vec<OsString> = ["bash", "-c", script, "system"].map(Into::into).into();
     command.extend([threads.to_string().into(), limit.to_string().into()]);
     for Program { path, filters } in programs {
@@ -227,8 +232,9 @@ fn here(programs: &[Program], environment: Vec<(OsString, OsString)>) -> Result<
     Ok((child.wait().context("wait for the system tests")?.success(), printed))
 }
 
-/// In emulated hosts, a boot for each program: one test at a time there, since a VM is slow to emulate, and as many
-/// hosts at a time as this machine has CPUs for. What a program prints is shown when it has ended.
+/// In emulated hosts: one test at a time there, since a VM is slow to emulate, and as many hosts at a time as this
+/// machine has CPUs for. Programs that take minutes have a host each; the others share some, as a boot takes as long as
+/// they do. What is printed in a host is shown when it has ended.
 fn emulated(
     programs: &[Program],
     environment: Vec<(OsString, OsString)>,
@@ -240,28 +246,28 @@ fn emulated(
     host::prepare()?;
     let script = format!("{COPY}{SCRIPT}");
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let long = |program: &&Program| LONG.iter().any(|name| program.is(name));
-    let (long, short): (Vec<_>, Vec<_>) = programs.iter().partition(long);
-    let queue = Mutex::new(long.into_iter().chain(short));
+    let hosts = cpus.min(MOST_HOSTS);
+    let queue = Mutex::new(loads(programs, hosts).into_iter());
     let all = Mutex::new((true, String::new()));
     std::thread::scope(|scope| {
-        for _ in 0..cpus.min(MOST_HOSTS).min(programs.len()) {
+        for _ in 0..hosts {
             scope.spawn(|| {
                 loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-                    let Some(program) = next else { return };
-                    eprintln!("xtask: {} runs", program.name());
-                    let command = command(&script, 1, limit, std::slice::from_ref(program));
+                    let Some(load) = next else { return };
+                    let names = load.iter().map(|program| program.name()).collect::<Vec<_>>().join(", ");
+                    eprintln!("xtask: {names} runs");
+                    let command = command(&script, 1, limit, load);
                     let mut printed = Vec::new();
                     let job = Job { command, environment: environment.clone() };
                     // What had been printed by the end of a machine that died still counts.
                     let code = host::collect(&machine, job, &mut printed).unwrap_or_else(|error| {
-                        eprintln!("xtask: {}: {error:#}", program.name());
+                        eprintln!("xtask: {names}: {error:#}");
                         125
                     });
                     let text = String::from_utf8_lossy(&printed);
                     let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-                    println!("{}: {}", program.name(), text.trim_end());
+                    println!("{names}: {}", text.trim_end());
                     all.0 &= code == 0;
                     all.1.push_str(&text);
                     all.1.push('\n');
@@ -270,6 +276,15 @@ fn emulated(
         }
     });
     Ok(all.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// What each host gets to do, in the order in which they are begun; `hosts` work at the same time.
+fn loads(programs: &[Program], hosts: usize) -> Vec<Vec<&Program>> {
+    let place = |program: &Program| LONG.iter().position(|name| program.is(name));
+    let (mut long, short): (Vec<_>, Vec<_>) = programs.iter().partition(|program| place(program).is_some());
+    long.sort_by_key(|program| place(program));
+    let each = short.len().div_ceil(hosts).max(1);
+    long.into_iter().map(|program| vec![program]).chain(short.chunks(each).map(<[_]>::to_vec)).collect()
 }
 
 /// Builds the test programs of the package `nofear-tests`; returns those that are `wanted`. `filters` select a
