@@ -171,9 +171,10 @@ impl<'a> Devices<'a> {
                 let _ = vm.set_irq_line(line, true).and_then(|()| vm.set_irq_line(line, false));
             }
             // Fails where the guest chose a message that no CPU of it takes: its own loss.
-            Signal::Message { address, data } => {
+            Signal::Message { address, data } if is_interrupt(address, data) => {
                 let _ = vm.signal_msi(kvm_msi { address_lo: address, data, ..kvm_msi::default() });
             }
+            Signal::Message { .. } => {}
         });
         let base = MMIO_BASE + index as u64 * MMIO_SIZE;
         let (acknowledge, used) = ACKNOWLEDGE;
@@ -198,6 +199,12 @@ impl<'a> Devices<'a> {
         self.transports.push(transport);
         Ok(())
     }
+}
+
+/// Whether a message is a plain interrupt of a CPU: to a local APIC, of fixed delivery and an edge, and with a vector
+/// that is no exception's. It could be an NMI, an SMI or an INIT as well, which no device has a use for.
+fn is_interrupt(address: u32, data: u32) -> bool {
+    address >> 20 == 0xfee && (32..=255).contains(&data)
 }
 
 /// The granted trees, and nothing else.
@@ -228,5 +235,28 @@ fn limits(servers: usize) -> Limits {
         open_files: default.open_files.min(share / 2),
         descriptors: default.descriptors.min(share / 4),
         ..default
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_an_interrupt_and_nothing_else() {
+        assert!(is_interrupt(0xfee0_0000, 32) && is_interrupt(0xfeef_f00c, 255));
+        // No local APIC; an exception's vector; SMI, NMI and INIT; a level.
+        for (address, data) in [
+            (0, 0x41),
+            (0xfed0_0000, 0x41),
+            (0xfee0_0000, 8),
+            (0xfee0_0000, 0x241),
+            (0xfee0_0000, 0x441),
+            (0xfee0_0000, 0x541),
+            (0xfee0_0000, 0x8041),
+            (0xfee0_0000, u32::MAX),
+        ] {
+            assert!(!is_interrupt(address, data), "{address:#x} {data:#x}");
+        }
     }
 }
