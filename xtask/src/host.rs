@@ -119,8 +119,8 @@ pub fn run(machine: &Machine, job: Job) -> Result<ExitCode> {
     let mut running = boot(machine)?;
     let terminal = terminal::Raw::enter()?;
     let window = terminal.as_ref().and_then(terminal::Raw::window);
-    running.send(&job.start(window)?.frame()?)?;
-    forward_stdin(running.sender()?);
+    running.start(&job.start(window)?)?;
+    forward_stdin(running.sender());
     let outcome = running.until_exit(|stream, bytes| match stream {
         from_relay::STDERR => write_all(&mut io::stderr(), bytes),
         _ => write_all(&mut io::stdout(), bytes),
@@ -159,8 +159,8 @@ pub fn prepare() -> Result<()> {
 
 fn without_input(machine: &Machine, job: Job, mut stdout: impl FnMut(&[u8]) -> Result<()>) -> Result<u8> {
     let mut running = boot(machine)?;
-    running.send(&job.start(None)?.frame()?)?;
-    running.send(&frames::frame(to_relay::STDIN, &[])?)?;
+    running.start(&job.start(None)?)?;
+    running.sender().frame(to_relay::STDIN, &[])?;
     running.until_exit(|stream, bytes| match stream {
         from_relay::STDERR => write_all(&mut io::stderr(), bytes),
         _ => stdout(bytes),
@@ -174,7 +174,7 @@ fn boot(machine: &Machine) -> Result<Running> {
 }
 
 /// Copies our stdin to the command from a thread of its own, which ends with the process.
-fn forward_stdin(mut sender: frames::Sender) {
+fn forward_stdin(sender: frames::Sender) {
     thread::spawn(move || {
         let mut buffer = vec![0; 64 << 10];
         loop {

@@ -4,6 +4,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,8 @@ pub mod to_relay {
     pub const START: u8 = 1;
     /// Input for the command; empty at its end.
     pub const STDIN: u8 = 2;
+    /// Nothing but the interrupt with which it comes: see [`super::super::machine`].
+    pub const BEAT: u8 = 3;
 }
 
 /// Kinds of frames from the relay.
@@ -47,9 +50,9 @@ pub struct Start {
 }
 
 impl Start {
-    /// The frame that says so.
-    pub fn frame(&self) -> Result<Vec<u8>> {
-        frame(to_relay::START, &serde_json::to_vec(self).context("encode the command")?)
+    /// The payload of the frame that says so.
+    pub fn payload(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).context("encode the command")
     }
 }
 
@@ -82,12 +85,19 @@ pub fn read(from: &mut impl Read, payload: &mut Vec<u8>) -> Result<Option<u8>> {
     Ok(Some(kind))
 }
 
-/// Sends frames from another thread than the one that reads.
-pub struct Sender(pub UnixStream);
+/// Sends frames, each of them whole, from any thread.
+#[derive(Clone)]
+pub struct Sender(Arc<Mutex<UnixStream>>);
 
 impl Sender {
-    pub fn frame(&mut self, kind: u8, payload: &[u8]) -> Result<()> {
-        self.0.write_all(&frame(kind, payload)?).context("write to the emulated host's port")
+    pub fn new(port: UnixStream) -> Self {
+        Self(Arc::new(Mutex::new(port)))
+    }
+
+    pub fn frame(&self, kind: u8, payload: &[u8]) -> Result<()> {
+        let bytes = frame(kind, payload)?;
+        let mut port = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        port.write_all(&bytes).context("write to the emulated host's port")
     }
 }
 
@@ -103,7 +113,7 @@ mod tests {
             cwd: b"/\xfd".to_vec(),
             window: Some(Window { rows: 25, columns: 80 }),
         };
-        let bytes = start.frame().unwrap();
+        let bytes = frame(to_relay::START, &start.payload().unwrap()).unwrap();
         let mut payload = Vec::new();
         assert_eq!(read(&mut bytes.as_slice(), &mut payload).unwrap(), Some(to_relay::START));
         assert_eq!(serde_json::from_slice::<Start>(&payload).unwrap(), start);

@@ -1,7 +1,7 @@
 //! The QEMU process: its command line, its port, its death.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -15,7 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::{FdFlags, fcntl_setfd};
 use tempfile::TempDir;
 
-use super::frames::{self, Sender, from_relay};
+use super::frames::{self, Sender, Start, from_relay, to_relay};
 use super::{Machine, START_LIMIT, image};
 use crate::kernel::Kernel;
 use crate::packages;
@@ -33,6 +33,8 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=1 panic=-1 random.trust
 pub struct Running {
     qemu: Child,
     port: UnixStream,
+    sender: Sender,
+    beats: bool,
     files: TempDir,
     _lock: File,
     deadline: Option<Instant>,
@@ -90,8 +92,27 @@ pub fn boot(machine: &Machine, kernel: &Kernel) -> Result<Running> {
         });
     }
     let deadline = machine.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    Ok(Running { qemu, port, files, _lock: lock, deadline })
+    let sender = Sender::new(port.try_clone().context("copy a socket")?);
+    // The counting clock's timers are the CPU's own thread's affair.
+    Ok(Running { qemu, port, sender, beats: !machine.icount, files, _lock: lock, deadline })
 }
+
+/// Sends the machine an interrupt now and then, until it is gone.
+///
+/// QEMU before 10.2 adds the pending virtual interrupt to a CPU's set of requests without a lock when a guest is
+/// entered or left, and so loses the request that its timer's thread makes at that moment. The interrupt stays in
+/// the local APIC, but no CPU looks: a machine that waits for its timer waits for ever, and a guest that spins is
+/// not interrupted any more. Whatever interrupt comes next makes the request again.
+fn keep_awake(sender: Sender) {
+    thread::spawn(move || {
+        while sender.frame(to_relay::BEAT, &[]).is_ok() {
+            thread::sleep(BEAT);
+        }
+    });
+}
+
+/// How long an interrupt may be lost.
+const BEAT: Duration = Duration::from_millis(500);
 
 /// How the names of our temporary folders begin.
 const FILES: &str = "nofear-host-";
@@ -146,18 +167,22 @@ fn joined(before: &str, path: &Path, after: &str) -> Result<String> {
 }
 
 impl Running {
-    /// Sends bytes to the relay, before anything else is sent.
-    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+    /// Tells the relay what to run, before anything else is sent.
+    pub fn start(&mut self, start: &Start) -> Result<()> {
         self.port.set_write_timeout(Some(START_LIMIT)).context("set a time limit")?;
-        match self.port.write_all(bytes) {
-            Ok(()) => self.port.set_write_timeout(None).context("clear a time limit"),
-            Err(error) => Err(error).context(self.last_words()),
+        if let Err(error) = self.sender.frame(to_relay::START, &start.payload()?) {
+            return Err(error.context(self.last_words()));
         }
+        self.port.set_write_timeout(None).context("clear a time limit")?;
+        if self.beats {
+            keep_awake(self.sender.clone());
+        }
+        Ok(())
     }
 
     /// For a thread that sends input.
-    pub fn sender(&self) -> Result<Sender> {
-        Ok(Sender(self.port.try_clone().context("copy a socket")?))
+    pub fn sender(&self) -> Sender {
+        self.sender.clone()
     }
 
     /// Hands output on until the command ends; returns its exit status, 124 if the time is over.

@@ -192,7 +192,10 @@ impl Running {
         let mut stdin = self.stdin.take();
         thread::spawn(move || {
             let mut payload = Vec::new();
-            while let Ok(Some(to_relay::STDIN)) = frames::read(&mut port, &mut payload) {
+            while let Ok(Some(kind)) = frames::read(&mut port, &mut payload) {
+                if kind != to_relay::STDIN {
+                    continue;
+                }
                 // A command that closed its input is its own affair; what comes for it is dropped.
                 if payload.is_empty() || stdin.as_mut().is_some_and(|to| to.write_all(&payload).is_err()) {
                     stdin = None;
