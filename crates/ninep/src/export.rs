@@ -232,14 +232,14 @@ impl ExportBuilder {
     /// so that the process may leave the host's root directory.
     ///
     /// A host path may lead through symbolic links: whoever grants it means what it leads to now. The export
-    /// holds for the process that opened it, not for one forked from it.
+    /// holds for the process that opened it; one forked from it must [take it over](Export::take_over).
     ///
     /// # Errors
     ///
     /// [`ExportError::Open`] and [`ExportError::Kind`] name the grant; [`ExportError::NotDirectory`] when a
     /// grant stands inside another one at a path where the host has a file or a symbolic link.
     pub fn open(self) -> Result<Export, ExportError> {
-        let descriptors = host::open_descriptor_directory()
+        let own_descriptors = host::open_descriptor_directory()
             .map_err(|source| ExportError::Proc { source: source.into() })?;
         let mut nodes: Vec<Granted> = Vec::with_capacity(self.nodes.len());
         for (index, planned) in self.nodes.iter().enumerate() {
@@ -250,7 +250,7 @@ impl ExportBuilder {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         let opened = Time { sec: now.tv_sec, nsec: u32::try_from(now.tv_nsec).unwrap_or(0) };
         let umask = host::umask().map_err(|source| ExportError::Proc { source: source.into() })?;
-        Ok(Export { nodes, descriptors, opened, umask })
+        Ok(Export { nodes, own_descriptors, opened, umask })
     }
 
     fn grant(mut self, guest: &Path, source: Source, access: Access) -> Result<Self, ExportError> {
@@ -371,7 +371,7 @@ impl Planned {
 pub struct Export {
     nodes: Vec<Granted>,
     /// `/proc/self/fd`, kept open so that files can be reopened after the root directory has changed.
-    descriptors: OwnedFd,
+    own_descriptors: OwnedFd,
     opened: Time,
     /// What the process takes off the permissions of new files.
     umask: u32,
@@ -421,6 +421,23 @@ impl Export {
         })
     }
 
+    /// All descriptors that it holds: what a process needs that is forked to serve it.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.grants().map(|(grant, _)| grant).chain([self.own_descriptors.as_fd()])
+    }
+
+    /// Makes it the export of this process, which was forked from the one that opened it. To be called while the host's
+    /// `/proc` is there.
+    ///
+    /// # Errors
+    ///
+    /// [`ExportError::Proc`].
+    pub fn take_over(&mut self) -> Result<(), ExportError> {
+        self.own_descriptors = host::open_descriptor_directory()
+            .map_err(|source| ExportError::Proc { source: source.into() })?;
+        Ok(())
+    }
+
     /// What may be done to files of this origin. The server's own are nobody's to change.
     pub(crate) fn access(&self, origin: Origin) -> Access {
         match origin {
@@ -443,8 +460,8 @@ impl Export {
         &self.nodes[id.0]
     }
 
-    pub(crate) fn descriptors(&self) -> &OwnedFd {
-        &self.descriptors
+    pub(crate) fn own_descriptors(&self) -> &OwnedFd {
+        &self.own_descriptors
     }
 
     pub(crate) fn opened(&self) -> Time {

@@ -209,7 +209,7 @@ impl Tree {
     /// its own, and never asks. Symbolic links are `ELOOP`.
     pub fn open_host(&self, node: &Arc<Node>, how: OFlags) -> Result<(OwnedFd, Metadata), Errno> {
         let descriptor = self.descriptor(node)?;
-        let file = host::reopen(self.export.descriptors(), &descriptor, node.identity().file_type, how)?;
+        let file = host::reopen(self.export.own_descriptors(), &descriptor, node.identity().file_type, how)?;
         let metadata = host::metadata(&file)?;
         // `/proc/self/fd` names a process: were it not this one, another file would have been opened.
         if !same_file(node, &metadata) {

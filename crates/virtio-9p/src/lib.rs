@@ -5,7 +5,8 @@
 //! specification (virtio 1.2, 5); its configuration space and its one feature are those of Linux's `virtio_9p.h`.
 //!
 //! What the host can answer at once is answered by the device's own thread; what may wait for the host's disk goes
-//! to a few others ([`NineP::start_threads`]), so that one slow request does not hold up the rest.
+//! to a few others ([`NineP::start_threads`]), so that one slow request does not hold up the rest. Or the server is in a
+//! process of its own ([`NineP::apart`]): then requests and file data are copied once more.
 //!
 //! ```
 //! use ninep::{ExportBuilder, Limits, Server};
@@ -20,19 +21,23 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod apart;
 mod message;
 #[cfg(feature = "record")]
 mod record;
 
 use std::{
     io,
+    os::fd::{AsRawFd, RawFd},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use ninep::{Server, wire::kind};
+use ninep::{Limits, Server, wire::kind};
 use virtio::{Activation, Chain, Device, DeviceKind, EventOps, EventSet, Events, Pool, Queue, QueueError};
 
+pub use apart::Servant;
+use apart::{Lost, Remote};
 use message::{Head, Outcome, serve, serve_at_once};
 
 /// As many requests in flight as the Linux client sends.
@@ -47,8 +52,8 @@ pub const MAX_TAG: usize = 36;
 /// Threads for what may wait: reads of what is not in the page cache, mostly.
 const THREADS: usize = 2;
 
-/// Data of the pool's descriptor in the event loop.
-const POOL: u32 = 0;
+/// Data of the descriptor in the event loop that tells of what was done elsewhere.
+const WORK: u32 = 0;
 
 /// A write into the page cache takes microseconds, unless the host makes the writer wait for its disk.
 const SLOW_WRITE: Duration = Duration::from_millis(1);
@@ -70,21 +75,34 @@ pub enum NewError {
 /// The device.
 pub struct NineP {
     tag: String,
-    server: Arc<Server>,
+    work: Work,
     queue: Option<Queue>,
-    /// The request in hand, whole: its place is kept from one to the next.
-    request: Vec<u8>,
-    pool: Pool<Slow, Served>,
-    /// The tags of what the pool has.
+    /// The tags of what is under way elsewhere.
     under_way: Vec<u16>,
     /// Tflushes, each with the tag of the request that it waits for.
     flushes: Vec<(u16, Chain)>,
     /// Whether requests were left in the queue because too many are under way.
     held_up: bool,
-    /// Until when writes go to the pool.
-    slow_until: Option<Instant>,
     #[cfg(feature = "record")]
     recording: Option<record::Recording>,
+}
+
+/// Who serves requests.
+enum Work {
+    /// This process.
+    Here(Here),
+    /// Another.
+    Apart(Remote),
+}
+
+/// The device's own thread, and a few others for what may have to wait.
+struct Here {
+    server: Arc<Server>,
+    /// The request in hand, whole: its place is kept from one to the next.
+    request: Vec<u8>,
+    pool: Pool<Slow, Served>,
+    /// Until when writes go to the pool.
+    slow_until: Option<Instant>,
 }
 
 /// A request that may have to wait for the host.
@@ -100,16 +118,8 @@ struct Served {
     outcome: Outcome,
 }
 
-impl NineP {
-    /// A device that a guest mounts by `tag`.
-    ///
-    /// # Errors
-    ///
-    /// The tag is empty or longer than [`MAX_TAG`] bytes, or there is no descriptor left.
-    pub fn new(tag: &str, server: Server) -> Result<Self, NewError> {
-        if tag.is_empty() || tag.len() > MAX_TAG {
-            return Err(NewError::Tag(tag.into()));
-        }
+impl Here {
+    fn new(server: Server) -> io::Result<Self> {
         let server = Arc::new(server);
         let pool = Pool::new({
             let server = server.clone();
@@ -117,24 +127,134 @@ impl NineP {
                 let outcome = serve(&server, &chain, &mut Vec::new());
                 Served { tag, chain, outcome }
             }
-        });
+        })?;
+        Ok(Self { server, request: Vec::new(), pool, slow_until: None })
+    }
+
+    /// Serves a request; none: it had better go to the pool.
+    fn serve(&mut self, kind: u8, chain: &Chain) -> Option<Outcome> {
+        match kind {
+            kind::TFSYNC => None,
+            kind::TREAD => serve_at_once(&self.server, chain, &mut self.request),
+            kind::TWRITE => {
+                let start = Instant::now();
+                if self.slow_until.is_some_and(|end| start < end) {
+                    return None;
+                }
+                let outcome = serve(&self.server, chain, &mut self.request);
+                let now = Instant::now();
+                self.slow_until = (now - start > SLOW_WRITE).then(|| now + SLOW_PERIOD);
+                Some(outcome)
+            }
+            _ => Some(serve(&self.server, chain, &mut self.request)),
+        }
+    }
+}
+
+impl From<Lost> for QueueError {
+    fn from(Lost: Lost) -> Self {
+        Self::Request("the share's server has ended")
+    }
+}
+
+impl Work {
+    fn submit(&mut self, tag: u16, chain: Chain) -> Result<(), Lost> {
+        match self {
+            Self::Here(here) => here.pool.submit(Slow { tag, chain }),
+            Self::Apart(remote) => remote.submit(tag, chain)?,
+        }
+        Ok(())
+    }
+
+    fn finished(&mut self) -> Result<Option<Served>, Lost> {
+        match self {
+            Self::Here(here) => Ok(here.pool.finished()),
+            Self::Apart(remote) => remote.finished(),
+        }
+    }
+
+    /// Until nothing is under way.
+    fn wait(&mut self) -> Result<(), Lost> {
+        match self {
+            Self::Here(here) => here.pool.wait(),
+            Self::Apart(remote) => remote.wait()?,
+        }
+        Ok(())
+    }
+
+    /// Forgets the session, and what is under way.
+    fn reset(&mut self) {
+        match self {
+            Self::Here(here) => {
+                here.pool.drain();
+                here.request = Vec::new();
+                here.server.reset();
+            }
+            // One that is lost has nothing of it either.
+            Self::Apart(remote) => drop(remote.reset()),
+        }
+    }
+}
+
+impl AsRawFd for Work {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Here(here) => here.pool.as_raw_fd(),
+            Self::Apart(remote) => remote.socket().as_raw_fd(),
+        }
+    }
+}
+
+impl NineP {
+    /// A device that a guest mounts by `tag`.
+    ///
+    /// # Errors
+    ///
+    /// The tag is empty or longer than [`MAX_TAG`] bytes, or there is no descriptor left.
+    pub fn new(tag: &str, server: Server) -> Result<Self, NewError> {
+        Self::with(tag, || Here::new(server).map(Work::Here))
+    }
+
+    /// The same, without the server, which is for another process: fork, call [`Servant::serve`] there, and drop the
+    /// servant here. `limits` are the server's. `lost` is called when that process ends before the device.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new), and when there is no room in the address space.
+    pub fn apart(
+        tag: &str,
+        limits: Limits,
+        lost: impl FnOnce() + Send + 'static,
+    ) -> Result<(Self, Servant), NewError> {
+        let mut servant = None;
+        let device = Self::with(tag, || {
+            let (mut remote, theirs) = apart::pair(limits.msize)?;
+            remote.when_lost(lost);
+            servant = Some(theirs);
+            Ok(Work::Apart(remote))
+        })?;
+        let servant = servant.ok_or_else(|| NewError::Descriptor(io::ErrorKind::NotFound.into()))?;
+        Ok((device, servant))
+    }
+
+    fn with(tag: &str, work: impl FnOnce() -> io::Result<Work>) -> Result<Self, NewError> {
+        if tag.is_empty() || tag.len() > MAX_TAG {
+            return Err(NewError::Tag(tag.into()));
+        }
         Ok(Self {
             tag: tag.into(),
-            server,
+            work: work().map_err(NewError::Descriptor)?,
             queue: None,
-            request: Vec::new(),
-            pool: pool.map_err(NewError::Descriptor)?,
             under_way: Vec::new(),
             flushes: Vec::new(),
             held_up: false,
-            slow_until: None,
             #[cfg(feature = "record")]
             recording: record::Recording::of(tag),
         })
     }
 
     /// Starts the threads that wait for the host, named after `name`. Each calls `enter` first, to confine itself,
-    /// and ends if that says no. Without threads the device's own thread waits.
+    /// and ends if that says no. Without threads the device's own thread waits. A server that is apart has its own.
     ///
     /// # Errors
     ///
@@ -144,10 +264,12 @@ impl NineP {
         name: &str,
         enter: impl Fn() -> bool + Clone + Send + 'static,
     ) -> io::Result<()> {
-        self.pool.start(name, THREADS, enter)
+        match &mut self.work {
+            Work::Here(here) => here.pool.start(name, THREADS, enter),
+            Work::Apart(_) => Ok(()),
+        }
     }
 
-    /// Serves a request, or gives it to the pool.
     fn begin(&mut self, chain: Chain) -> Result<(), QueueError> {
         #[cfg(feature = "record")]
         self.recording.iter_mut().for_each(|recording| recording.add(&chain));
@@ -155,58 +277,61 @@ impl NineP {
         // had better waited elsewhere, or the other way round.
         let head = Head::of(&chain);
         match head.kind {
-            // A new session: nothing of the old one may be under way.
+            // A new session: nothing of the old one may be under way, nor of the new one before it has begun.
             kind::TVERSION => {
-                self.pool.wait();
-                self.collect()?;
+                self.settle()?;
+                self.serve(&head, chain)?;
+                self.settle()
             }
             // Once it is answered, the client may use the old request's tag and memory for another.
             kind::TFLUSH if self.under_way.contains(&head.old_tag) => {
                 self.flushes.push((head.old_tag, chain));
+                Ok(())
+            }
+            _ => self.serve(&head, chain),
+        }
+    }
+
+    /// Waits until nothing is under way.
+    fn settle(&mut self) -> Result<(), QueueError> {
+        loop {
+            self.work.wait()?;
+            // It may go on with what has waited for that.
+            self.collect()?;
+            if self.under_way.is_empty() {
                 return Ok(());
             }
-            kind::TFSYNC => return self.submit(head.tag, chain),
-            kind::TREAD => {
-                return match serve_at_once(&self.server, &chain, &mut self.request) {
-                    Some(outcome) => self.answer(chain, outcome),
-                    None => self.submit(head.tag, chain),
-                };
-            }
-            kind::TWRITE => {
-                let start = Instant::now();
-                if self.slow_until.is_some_and(|end| start < end) {
-                    return self.submit(head.tag, chain);
-                }
-                let outcome = serve(&self.server, &chain, &mut self.request);
-                let now = Instant::now();
-                self.slow_until = (now - start > SLOW_WRITE).then(|| now + SLOW_PERIOD);
-                return self.answer(chain, outcome);
-            }
-            _ => {}
         }
-        let outcome = serve(&self.server, &chain, &mut self.request);
-        self.answer(chain, outcome)
     }
 
-    fn submit(&mut self, tag: u16, chain: Chain) -> Result<(), QueueError> {
-        self.under_way.push(tag);
-        self.pool.submit(Slow { tag, chain });
-        Ok(())
+    /// Serves a request, or gives it to who does.
+    fn serve(&mut self, head: &Head, chain: Chain) -> Result<(), QueueError> {
+        let outcome = match &mut self.work {
+            Work::Here(here) => here.serve(head.kind, &chain),
+            Work::Apart(_) => None,
+        };
+        match outcome {
+            Some(outcome) => self.answer(chain, outcome),
+            None => {
+                self.under_way.push(head.tag);
+                Ok(self.work.submit(head.tag, chain)?)
+            }
+        }
     }
 
-    /// Hands back what the pool has done, and answers who waited for that.
+    /// Hands back what was done, and goes on with who waited for that.
     fn collect(&mut self) -> Result<(), QueueError> {
-        while let Some(Served { tag, chain, outcome }) = self.pool.finished() {
+        while let Some(Served { tag, chain, outcome }) = self.work.finished()? {
             if let Some(at) = self.under_way.iter().position(|other| *other == tag) {
                 self.under_way.swap_remove(at);
             }
             self.answer(chain, outcome)?;
         }
         let under_way = &self.under_way;
-        for (_, chain) in self.flushes.extract_if(.., |(old, _)| !under_way.contains(old)).collect::<Vec<_>>()
-        {
-            let outcome = serve(&self.server, &chain, &mut self.request);
-            self.answer(chain, outcome)?;
+        let free: Vec<_> = self.flushes.extract_if(.., |(old, _)| !under_way.contains(old)).collect();
+        for (_, chain) in free {
+            let head = Head::of(&chain);
+            self.serve(&head, chain)?;
         }
         if std::mem::take(&mut self.held_up)
             && let Some(queue) = &self.queue
@@ -251,7 +376,7 @@ impl Device for NineP {
 
     fn activate(&mut self, mut live: Activation, events: &mut EventOps) -> io::Result<()> {
         self.queue = live.queues.pop();
-        events.add(Events::with_data(&self.pool, POOL, EventSet::IN)).map_err(io::Error::other)
+        events.add(Events::with_data(&self.work, WORK, EventSet::IN)).map_err(io::Error::other)
     }
 
     fn queue_ready(&mut self, _: usize, _: &mut EventOps) -> Result<(), QueueError> {
@@ -279,15 +404,13 @@ impl Device for NineP {
     }
 
     fn reset(&mut self, events: &mut EventOps) {
-        self.pool.drain();
+        self.work.reset();
         self.under_way.clear();
         self.flushes.clear();
         self.held_up = false;
         // Fails when it was never activated.
-        let _ = events.remove(Events::empty(&self.pool));
+        let _ = events.remove(Events::empty(&self.work));
         self.queue = None;
-        self.request = Vec::new();
-        self.server.reset();
     }
 }
 

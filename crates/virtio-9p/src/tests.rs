@@ -1,4 +1,4 @@
-use std::{fs, sync::Barrier};
+use std::{fs, sync::Barrier, thread};
 
 use ninep::{Access, ExportBuilder, Limits};
 use virtio::testing::{Buffer, Driver};
@@ -27,13 +27,36 @@ fn string(text: &str) -> Vec<u8> {
     bytes
 }
 
-fn start() -> (Driver, tempfile::TempDir, Vec<u8>) {
+/// Where the server is.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Here,
+    /// On threads that share nothing with the device but what a process would.
+    Apart,
+}
+
+const PLACES: [Place; 2] = [Place::Here, Place::Apart];
+
+/// A device by that server, which must not end before it.
+fn device(place: Place, server: Server) -> NineP {
+    match place {
+        Place::Here => NineP::new("t", server).unwrap(),
+        Place::Apart => {
+            let lost = || panic!("the server has ended");
+            let (device, servant) = NineP::apart("t", server.limits(), lost).unwrap();
+            thread::spawn(move || servant.serve(&server, || true).unwrap());
+            device
+        }
+    }
+}
+
+fn start(place: Place) -> (Driver, tempfile::TempDir, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let content: Vec<u8> = (0..300_000u32).map(|i| (i ^ i >> 8) as u8).collect();
     fs::write(dir.path().join("file"), &content).unwrap();
     let export = ExportBuilder::new().directory_with("/", dir.path(), Access::READ_WRITE).unwrap();
     let server = Server::new(export.open().unwrap(), Limits::default());
-    (Driver::start(NineP::new("t", server).unwrap()), dir, content)
+    (Driver::start(device(place, server)), dir, content)
 }
 
 /// Sends a request in one piece, with room for an answer, and returns the answer.
@@ -59,92 +82,108 @@ fn open_file_with(driver: &mut Driver, flags: u32) {
 
 #[test]
 fn a_large_read_goes_into_the_pages_the_guest_gave() {
-    let (mut driver, _dir, content) = start();
-    open_file(&mut driver);
-    let read = message(TREAD, &[&1u32.to_le_bytes(), &[0; 8], &250_000u32.to_le_bytes()]);
-    let mut buffers =
-        vec![Buffer::Readable(&read[..10]), Buffer::Readable(&read[10..]), Buffer::Writable(11)];
-    buffers.extend(std::iter::repeat_n(Buffer::Writable(4096), 62));
-    let used = driver.request(0, &buffers);
-    assert_eq!(used.length, 11 + 250_000);
-    assert_eq!(used.written[7..11], 250_000u32.to_le_bytes());
-    assert_eq!(used.written[11..250_011], content[..250_000]);
+    for place in PLACES {
+        let (mut driver, _dir, content) = start(place);
+        open_file(&mut driver);
+        let read = message(TREAD, &[&1u32.to_le_bytes(), &[0; 8], &250_000u32.to_le_bytes()]);
+        let mut buffers =
+            vec![Buffer::Readable(&read[..10]), Buffer::Readable(&read[10..]), Buffer::Writable(11)];
+        buffers.extend(std::iter::repeat_n(Buffer::Writable(4096), 62));
+        let used = driver.request(0, &buffers);
+        assert_eq!(used.length, 11 + 250_000);
+        assert_eq!(used.written[7..11], 250_000u32.to_le_bytes());
+        assert_eq!(used.written[11..250_011], content[..250_000]);
+    }
 }
 
 #[test]
 fn a_reply_longer_than_its_room_is_cut_to_it_and_the_device_goes_on() {
-    let (mut driver, _dir, content) = start();
-    open_file(&mut driver);
-    let read = message(TREAD, &[&1u32.to_le_bytes(), &[0; 8], &4000u32.to_le_bytes()]);
-    let used = driver.request(0, &[Buffer::Readable(&read), Buffer::Writable(111)]);
-    assert_eq!(used.length, 111);
-    assert_eq!(used.written[11..], content[..100]);
-    let none = driver.request(0, &[Buffer::Readable(&read)]);
-    assert_eq!(none.length, 0);
-    assert_eq!(ask(&mut driver, &read)[4], TREAD + 1);
+    for place in PLACES {
+        let (mut driver, _dir, content) = start(place);
+        open_file(&mut driver);
+        let read = message(TREAD, &[&1u32.to_le_bytes(), &[0; 8], &4000u32.to_le_bytes()]);
+        let used = driver.request(0, &[Buffer::Readable(&read), Buffer::Writable(111)]);
+        assert_eq!(used.length, 111);
+        assert_eq!(used.written[11..], content[..100]);
+        let none = driver.request(0, &[Buffer::Readable(&read)]);
+        assert_eq!(none.length, 0);
+        assert_eq!(ask(&mut driver, &read)[4], TREAD + 1);
+    }
 }
 
 #[test]
 fn no_message_at_all_and_a_message_of_nonsense_are_answered() {
-    let (mut driver, _dir, _) = start();
-    assert!(driver.request(0, &[Buffer::Writable(100)]).length <= 100);
-    let used = driver.request(0, &[Buffer::Readable(&[0xff; 5000]), Buffer::Writable(100)]);
-    assert!(used.length <= 100);
-    open_file(&mut driver);
+    for place in PLACES {
+        let (mut driver, _dir, _) = start(place);
+        assert!(driver.request(0, &[Buffer::Writable(100)]).length <= 100);
+        let used = driver.request(0, &[Buffer::Readable(&[0xff; 5000]), Buffer::Writable(100)]);
+        assert!(used.length <= 100);
+        open_file(&mut driver);
+    }
 }
 
 #[test]
 fn a_write_goes_into_the_file_however_it_is_cut() {
-    let (mut driver, dir, mut content) = start();
-    open_file_with(&mut driver, 2);
-    let data: Vec<u8> = (0..20_000u32).map(|i| (i >> 2) as u8).collect();
-    let count = data.len() as u32;
-    let write = message(TWRITE, &[&1u32.to_le_bytes(), &1000u64.to_le_bytes(), &count.to_le_bytes(), &data]);
-    for cuts in [&[][..], &[23], &[3, 22], &[7, 11, 24, 4096, 8192], &[23, 23, 20_022]] {
-        let mut buffers = Vec::new();
-        let mut last = 0;
-        for &at in cuts.iter().chain([&write.len()]) {
-            buffers.push(Buffer::Readable(&write[last..at]));
-            last = at;
+    for place in PLACES {
+        let (mut driver, dir, mut content) = start(place);
+        open_file_with(&mut driver, 2);
+        let data: Vec<u8> = (0..20_000u32).map(|i| (i >> 2) as u8).collect();
+        let count = data.len() as u32;
+        let write =
+            message(TWRITE, &[&1u32.to_le_bytes(), &1000u64.to_le_bytes(), &count.to_le_bytes(), &data]);
+        for cuts in [&[][..], &[23], &[3, 22], &[7, 11, 24, 4096, 8192], &[23, 23, 20_022]] {
+            let mut buffers = Vec::new();
+            let mut last = 0;
+            for &at in cuts.iter().chain([&write.len()]) {
+                buffers.push(Buffer::Readable(&write[last..at]));
+                last = at;
+            }
+            buffers.push(Buffer::Writable(11));
+            let used = driver.request(0, &buffers);
+            assert_eq!((used.length, used.written[4]), (11, TWRITE + 1), "{cuts:?}");
+            assert_eq!(used.written[7..], count.to_le_bytes());
         }
-        buffers.push(Buffer::Writable(11));
-        let used = driver.request(0, &buffers);
-        assert_eq!((used.length, used.written[4]), (11, TWRITE + 1), "{cuts:?}");
-        assert_eq!(used.written[7..], count.to_le_bytes());
+        content[1000..21_000].copy_from_slice(&data);
+        assert!(fs::read(dir.path().join("file")).unwrap() == content);
+        // One that claims more or less than came changes nothing.
+        for claimed in [0, count - 1, count + 1, u32::MAX] {
+            let mut wrong = write.clone();
+            wrong[19..23].copy_from_slice(&claimed.to_le_bytes());
+            wrong[23..].fill(0xee);
+            assert_eq!(ask(&mut driver, &wrong)[4], 7, "{claimed}");
+        }
+        assert!(fs::read(dir.path().join("file")).unwrap() == content);
     }
-    content[1000..21_000].copy_from_slice(&data);
-    assert!(fs::read(dir.path().join("file")).unwrap() == content);
-    // One that claims more or less than came changes nothing.
-    for claimed in [0, count - 1, count + 1, u32::MAX] {
-        let mut wrong = write.clone();
-        wrong[19..23].copy_from_slice(&claimed.to_le_bytes());
-        wrong[23..].fill(0xee);
-        assert_eq!(ask(&mut driver, &wrong)[4], 7, "{claimed}");
-    }
-    assert!(fs::read(dir.path().join("file")).unwrap() == content);
 }
 
 #[test]
 fn a_message_longer_than_agreed_on_is_refused_with_its_tag() {
-    let (mut driver, _dir, _) = start();
-    let version = message(TVERSION, &[&4096u32.to_le_bytes(), &string("9P2000.L")]);
-    assert_eq!(ask(&mut driver, &version)[4], TVERSION + 1);
-    for kind in [TREAD, TWRITE, TWALK] {
-        for length in [4090, 600_000] {
-            let reply = ask(&mut driver, &message(kind, &[&vec![0; length]]));
-            assert_eq!((reply[4], &reply[5..7], &reply[7..11]), (7, &[1, 0][..], &90u32.to_le_bytes()[..]));
+    for place in PLACES {
+        let (mut driver, _dir, _) = start(place);
+        let version = message(TVERSION, &[&4096u32.to_le_bytes(), &string("9P2000.L")]);
+        assert_eq!(ask(&mut driver, &version)[4], TVERSION + 1);
+        for kind in [TREAD, TWRITE, TWALK] {
+            for length in [4090, 600_000] {
+                let reply = ask(&mut driver, &message(kind, &[&vec![0; length]]));
+                assert_eq!(
+                    (reply[4], &reply[5..7], &reply[7..11]),
+                    (7, &[1, 0][..], &90u32.to_le_bytes()[..])
+                );
+            }
         }
+        open_file(&mut driver);
     }
-    open_file(&mut driver);
 }
 
 #[test]
 fn a_reset_forgets_the_session() {
-    let (mut driver, _dir, _) = start();
-    open_file(&mut driver);
-    driver.initialise(&[128]);
-    let read = message(TREAD, &[&1u32.to_le_bytes(), &[0; 8], &10u32.to_le_bytes()]);
-    assert_eq!(ask(&mut driver, &read)[4], 7, "an Rlerror: the fid is gone");
+    for place in PLACES {
+        let (mut driver, _dir, _) = start(place);
+        open_file(&mut driver);
+        driver.initialise(&[128]);
+        let read = message(TREAD, &[&1u32.to_le_bytes(), &[0; 8], &10u32.to_le_bytes()]);
+        assert_eq!(ask(&mut driver, &read)[4], 7, "an Rlerror: the fid is gone");
+    }
 }
 
 #[test]
@@ -266,4 +305,50 @@ fn requests_put_in_without_end_wait_in_the_ring() {
         assert_eq!(driver.wait_used(0).head, head);
     }
     open_file(&mut driver);
+}
+
+#[test]
+fn a_server_that_ends_is_noticed_and_the_device_needs_a_reset() {
+    let (lost, told) = std::sync::mpsc::channel();
+    let limits = Limits::default();
+    let (device, servant) = NineP::apart("t", limits, move || lost.send(()).unwrap()).unwrap();
+    let mut driver = Driver::start(device);
+    drop(servant);
+    let version = message(TVERSION, &[&8192u32.to_le_bytes(), &string("9P2000.L")]);
+    driver.add(0, &[Buffer::Readable(&version), Buffer::Writable(100)]);
+    driver.wait_needs_reset();
+    told.recv().unwrap();
+}
+
+#[test]
+fn what_no_server_says_is_not_believed() {
+    // A slot that was given nothing, one that there is not, an answer longer than its slot, or than there is room.
+    for answer in
+        [[5, 10, 0, 0], [1 << 20, 10, 0, 0], [0, u32::MAX, 0, 0], [0, 101, 0, 0], [u32::MAX, 0, 0, 0]]
+    {
+        let (device, servant) = NineP::apart("t", Limits::default(), || ()).unwrap();
+        let mut driver = Driver::start(device);
+        driver.add(0, &[Buffer::Readable(&[0; 30]), Buffer::Writable(100)]);
+        let mut request = [0; 16];
+        assert_eq!(rustix::io::read(servant.socket(), &mut request), Ok(16));
+        assert_eq!(request[..4], [0; 4]);
+        let bytes: Vec<u8> = answer.iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
+        rustix::io::write(servant.socket(), &bytes).unwrap();
+        driver.wait_needs_reset();
+    }
+}
+
+#[test]
+fn a_device_that_has_fallen_ends_the_server_and_nothing_else() {
+    let limits = Limits { msize: 8192, ..Limits::default() };
+    for request in [[1000, 7, 7, 0], [0, 1 << 20, 7, 0], [0, 7, 1 << 20, 0]] {
+        let (device, servant) = NineP::apart("t", limits, || ()).unwrap();
+        let export = ExportBuilder::new().directory("/", "/usr").unwrap().open().unwrap();
+        let server = Server::new(export, limits);
+        let bytes: Vec<u8> = request.iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
+        let Work::Apart(remote) = &device.work else { panic!() };
+        rustix::io::write(remote.socket(), &bytes).unwrap();
+        drop(device);
+        assert_eq!(servant.serve(&server, || true).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
 }

@@ -161,6 +161,25 @@ impl Chain {
         Ok(())
     }
 
+    /// A chain of a readable and a writable buffer that is in no ring. None: they are not in memory.
+    pub(crate) fn of_two(
+        memory: &Memory,
+        readable: (GuestAddress, usize),
+        writable: (GuestAddress, usize),
+    ) -> Option<Self> {
+        let mut chain = Self {
+            head: 0,
+            memory: memory.clone(),
+            segments: Vec::with_capacity(2),
+            first_writable: 0,
+            readable: 0,
+            writable: 0,
+        };
+        chain.push(readable.0.0, u32::try_from(readable.1).ok()?, false).ok()?;
+        chain.push(writable.0.0, u32::try_from(writable.1).ok()?, true).ok()?;
+        Some(chain)
+    }
+
     /// The index of the chain's first descriptor: its name in the rings.
     pub fn head(&self) -> u16 {
         self.head
@@ -209,6 +228,34 @@ impl Chain {
             let (now, later) = rest.split_at(part.length);
             part.slice().copy_from(now);
             rest = later;
+        }
+        true
+    }
+
+    /// As [`read_at`](Self::read_at) from the start, to other memory that may change meanwhile.
+    pub(crate) fn read_to(&self, to: &VolatileSlice) -> bool {
+        self.copy(false, to, |part, other| part.copy_to_volatile_slice(other))
+    }
+
+    /// As [`write_at`](Self::write_at) at the start, from other memory that may change meanwhile.
+    pub(crate) fn write_from(&self, from: &VolatileSlice) -> bool {
+        self.copy(true, from, |part, other| other.copy_to_volatile_slice(part))
+    }
+
+    fn copy(
+        &self,
+        writable: bool,
+        other: &VolatileSlice,
+        copy: impl Fn(VolatileSlice, VolatileSlice),
+    ) -> bool {
+        if other.len() > if writable { self.writable } else { self.readable } {
+            return false;
+        }
+        let mut done = 0;
+        for part in self.parts(writable, 0, other.len()) {
+            let Ok(piece) = other.subslice(done, part.length) else { return false };
+            copy(part.slice(), piece);
+            done += part.length;
         }
         true
     }

@@ -52,6 +52,7 @@ mod pool;
 mod queue;
 mod requests;
 mod ring;
+mod slots;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod worker;
@@ -70,6 +71,7 @@ pub use mmio::{ACKNOWLEDGE, ConfigSpace, MMIO_SIZE, NOTIFY_OFFSET, Signal, Trans
 pub use pool::Pool;
 pub use queue::{Queue, QueueError};
 pub use requests::{Answering, Requests};
+pub use slots::Slots;
 pub use worker::{Stopped, Worker, connect};
 
 /// The guest's memory.

@@ -65,7 +65,7 @@ impl Tree {
                 }
                 let descriptor = self.descriptor(&node)?;
                 let file_type = node.identity().file_type;
-                let file = host::reopen(self.export.descriptors(), &descriptor, file_type, how)?;
+                let file = host::reopen(self.export.own_descriptors(), &descriptor, file_type, how)?;
                 let metadata = host::metadata(&file)?;
                 Ok((node, file, metadata))
             }
@@ -122,7 +122,7 @@ impl Tree {
         }
         same_grant(node, directory)?;
         let descriptor = self.descriptor(node)?;
-        self.add_name(directory, || change::hard_link(self.export.descriptors(), &descriptor, &at, name))
+        self.add_name(directory, || change::hard_link(self.export.own_descriptors(), &descriptor, &at, name))
     }
 
     /// Renames an entry, within one grant.
@@ -210,7 +210,7 @@ impl Tree {
         }
         if to.valid & set::MODE != 0 {
             let mode = change::permissions(to.mode, node.identity().file_type);
-            change::set_mode(self.export.descriptors(), target, mode)?;
+            change::set_mode(self.export.own_descriptors(), target, mode)?;
         }
         if to.valid & set::SIZE != 0 {
             self.set_size(node, file, to.size)?;
@@ -285,7 +285,7 @@ impl Tree {
         if missing & 0o777 != 0 && node.identity().file_type != FileType::Symlink {
             let mode = metadata.attributes.mode | missing & 0o777;
             let mode = change::permissions(mode, node.identity().file_type);
-            change::set_mode(self.export.descriptors(), &*descriptor, mode)?;
+            change::set_mode(self.export.own_descriptors(), &*descriptor, mode)?;
             metadata.attributes.mode = metadata.attributes.mode & !0o7777 | mode;
         }
         Ok((node, metadata))
