@@ -111,9 +111,10 @@ program() { case $1 in nofear) echo boot ;; *) echo qemu ;; esac; }
 measure nofear
 [[ -z $qemu ]] || measure qemu
 
-# What confinement costs: threads that give up system calls, files and capabilities, or not, in a VMM with one share.
+# What confinement costs, in a VMM with one share: a process for the files, and namespaces for what is left; threads that
+# give up system calls, files and capabilities; nothing.
 shared() { ./vmm $confinement vmlinux run.cpio "" share=$work/share; }
-for confinement in "" --unconfined; do
+for confinement in "" --one-process --unconfined; do
   shared >$work/out 2>&1 || { cat $work/out >&2; exit 1; }
   traced "kvm/kvm_cpuid sched/sched_process_exec" shared
   row nofear "to init, ${confinement:-confined}" "$(since_exec 'func 4e4f4601')" ms

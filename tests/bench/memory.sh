@@ -20,12 +20,15 @@ row() {
   printf '%s\t%s\t%s\t%s\n' nofear "$1" "$2" MiB
   echo "nofear: $1: $2 MiB" >&2
 }
-# sum FIELD PID...: of all mappings but the guests' RAM, those of 100 MiB and more; a mean for each process.
+# The VMs' processes, each with those that serve its files.
+with_servers() { for pid in "${pids[@]}"; do echo "$pid"; pgrep -P "$pid"; done; }
+# sum FIELD PID...: of all mappings but the guests' RAM, those of 100 MiB and more; a mean for each VM.
 sum() {
   local field=$1 pid
   shift
-  for pid in "$@"; do cat "/proc/$pid/smaps"; done | awk -v field="^$field" -v count=$# '
-    /^Size:/ { size = $2 } $0 ~ field && size < 102400 { sum += $2 } END { printf "%.2f\n", sum / 1024 / count }'
+  for pid in "$@"; do cat "/proc/$pid/smaps"; done | awk -v field="^$field" -v count=${#pids[@]} '
+    $2 ~ /^[-rwxps]+$/ && $1 ~ /-/ { servers = /zero/ } /^Size:/ { size = $2 }
+    $0 ~ field && (size < 102400 || servers) { sum += $2 } END { printf "%.2f\n", sum / 1024 / count }'
 }
 resident() { awk '{ printf "%.1f\n", $2 * 4 / 1024 }' "/proc/$1/statm"; }
 # start FILE ARGUMENT...: a VM that says "ready" in its file.
@@ -44,9 +47,10 @@ for count in 1 16; do
   pids=()
   for ((vm = 0; vm < count; vm++)); do start "$work/vm$vm" --mem 128M -- sh -c 'echo ready; exec sleep 100000'; done
   sleep 5
-  row "$count idle: resident beside guest RAM, each" "$(sum Rss "${pids[@]}")"
+  row "$count idle: resident beside guest RAM, each, the VMM's process" "$(sum Rss "${pids[@]}")"
   # What is shared counts in parts.
-  row "$count idle: its share of it (PSS), each" "$(sum Pss: "${pids[@]}")"
+  row "$count idle: its share of it (PSS), each, the VMM's process" "$(sum Pss: "${pids[@]}")"
+  row "$count idle: its share of it (PSS), each, with its file server's" "$(sum Pss: $(with_servers))"
   nofear stop --force --all
   wait "${pids[@]}" || true
 done

@@ -1,8 +1,9 @@
 //! The VMM of the benchmarks: as an embedder would use it, with nothing of the command beside it.
 //!
-//! `bench-vmm [--unconfined] KERNEL INITRAMFS LINE [TAG=DIRECTORY[,rw]...] [MAC]`: LINE is added to the kernel's command line,
+//! `bench-vmm [--one-process | --unconfined] KERNEL INITRAMFS LINE [TAG=DIRECTORY[,rw]...] [MAC]`: LINE is added to the kernel's command line,
 //! and each directory is a 9P share, read-only or not. With an Ethernet address, the standard input is a tap that has
-//! it. `--unconfined` leaves the process and its threads what they had, to see what taking it costs.
+//! it. `--one-process` serves files by threads, and stays in the host's namespaces; `--unconfined` leaves the process and
+//! its threads what they had, too: to see what taking it costs.
 
 use std::{env, error::Error, ffi::OsStr, io, net::Ipv4Addr, os::fd::AsFd};
 
@@ -10,12 +11,15 @@ use ninep::{Access, ExportBuilder};
 use vmm::net::filter::{self, Ends, Mac};
 use vmm::{Config, Exit, Initramfs, Link, Network, Policy, Share};
 
-const USAGE: &str = "usage: vmm [--unconfined] KERNEL INITRAMFS LINE [TAG=DIRECTORY[,rw]...] [MAC]";
+const USAGE: &str =
+    "usage: vmm [--one-process | --unconfined] KERNEL INITRAMFS LINE [TAG=DIRECTORY[,rw]...] [MAC]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args_os().skip(1).peekable();
     let mut policy = Policy::default();
     policy.threads = arguments.next_if(|argument| argument == "--unconfined").is_none();
+    policy.processes = policy.threads && arguments.next_if(|argument| argument == "--one-process").is_none();
+    policy.namespaces = policy.processes;
     let mut next = || arguments.next().ok_or(USAGE);
     let (kernel, initramfs, line) = (next()?, next()?, next()?);
     let mut config = Config::new(kernel);

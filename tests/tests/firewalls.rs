@@ -29,7 +29,7 @@ beside() {
     as_user $NOFEAR run -t --net tap -- true; echo "closed: $?"; all_gone; same
     "$@" >/dev/null
     state >$FOLDER/first; others >$FOLDER/theirs
-    machine; untouched; meanwhile; kill -9 $(pgrep -f "^$NOFEAR run"); wait $vm; all_gone; same
+    machine; untouched; meanwhile; kill -9 $(pgrep -o -f "^$NOFEAR run"); wait $vm; all_gone; same
     hold; untouched; let_go; same
 }
 "#;

@@ -207,7 +207,7 @@ impl Watch {
     }
 }
 
-/// The most that a process had, as long as it was looked at.
+/// The most that the process of a VM, or one that serves its files, had as long as they were looked at.
 #[derive(Debug, Default)]
 struct Peak {
     memory: u64,
@@ -216,13 +216,17 @@ struct Peak {
 
 impl Peak {
     fn look(&mut self, child: &Child) {
-        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-        let kilobytes =
-            line.and_then(|line| line.split_whitespace().nth(1)).map(|number| number.parse::<u64>());
-        self.memory = self.memory.max(kilobytes.map_or(0, |number| number.unwrap() << 10));
-        let descriptors = fs::read_dir(format!("/proc/{}/fd", child.id())).map_or(0, Iterator::count);
-        self.descriptors = self.descriptors.max(descriptors);
+        let vm = child.id();
+        let servers = fs::read_to_string(format!("/proc/{vm}/task/{vm}/children")).unwrap_or_default();
+        for process in servers.split_whitespace().chain([&*vm.to_string()]) {
+            let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+            let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+            let kilobytes =
+                line.and_then(|line| line.split_whitespace().nth(1)).map(|number| number.parse::<u64>());
+            self.memory = self.memory.max(kilobytes.map_or(0, |number| number.unwrap() << 10));
+            let descriptors = fs::read_dir(format!("/proc/{process}/fd")).map_or(0, Iterator::count);
+            self.descriptors = self.descriptors.max(descriptors);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use nofear_tests::World;
 const SET_UP: &str = r#"$NOFEAR setup --user 1000 --yes >/dev/null
 serve() { as_user $NOFEAR run -t -v --root --share $SCRIPTS:/s "$@" >$FOLDER/out 2>$FOLDER/err & vm=$!; }
 up() { until curl -gs -m 60 http://127.0.0.1:8080/ | grep hello; do sleep 1; kill -0 $vm || { cat $FOLDER/err >&2; exit 1; }; done; }
-nofear() { pgrep -f "^$NOFEAR run"; }
+nofear() { pgrep -o -f "^$NOFEAR run"; }
 ports() { ss -Hltun | grep -cE ":(8080|8081|9998) " || true; }
 "#;
 

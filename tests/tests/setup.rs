@@ -115,7 +115,7 @@ fn tap_leaves_nothing_behind_when_anything_is_killed() {
             as_user $NOFEAR run -t --net tap --share $MINE/home:/go -- bash -c 'echo up
                 until [ -e /go/go ]; do sleep 0.2; done; curl -s -m 100 http://server.test/; exit 7' >"$FOLDER/$1" 2>"$FOLDER/$1.err" & vm=$!
             until grep -q up "$FOLDER/$1"; do sleep 0.5; done; }}
-        nofear() {{ pgrep -f "^$NOFEAR run"; }}
+        nofear() {{ pgrep -o -f "^$NOFEAR run"; }}
         helper() {{ pgrep -f '^/usr/local/libexec/nofear-net'; }}
         start a; kill -9 $(nofear); wait $vm; all_gone; helper; state | diff $FOLDER/first - && echo "as it was"
         start b; kill -9 $(helper)

@@ -74,8 +74,9 @@ impl Reporter {
     }
 }
 
-/// Makes the other two processes. To be called while this one has one thread.
-pub fn split() -> anyhow::Result<Role> {
+/// Makes the other two processes. To be called while this one has one thread. With `require`, a keeper that can't be
+/// confined ends the VM.
+pub fn split(require: bool) -> anyhow::Result<Role> {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).context("make a pipe");
     let (answer, asker) = pipe()?;
     if sys::fork().context("make the keeper of the VM")?.is_some() {
@@ -88,7 +89,7 @@ pub fn split() -> anyhow::Result<Role> {
     let ((words, to_words), (output, to_output), (reports, to_reports)) = (pipe()?, pipe()?, pipe()?);
     if let Some(vm) = sys::fork().context("make the process of the VM")? {
         drop((to_words, to_output, to_reports));
-        keeper::keep(vm, keeper::Pipes { words, output, reports, asker })?;
+        keeper::keep(vm, keeper::Pipes { words, output, reports, asker }, require)?;
         return Ok(Role::Keeper);
     }
     drop((words, output, reports, asker));

@@ -133,27 +133,30 @@ fn confinement() -> Finding {
     }
 }
 
-/// By the kernel's settings, below `folder`.
+/// By the kernel's settings, below `folder`. Without them a VM is confined by what is left.
 fn namespaces(folder: &Path) -> Finding {
     let setting = |path: &str| fs::read_to_string(folder.join(path)).ok()?.trim().parse::<u64>().ok();
     if setting("user/max_user_namespaces") == Some(0) {
         return Finding::Lacking(
-            "switched off: 'sysctl user.max_user_namespaces=10000' switches them on".into(),
+            "switched off, so VMs stay in this machine's: 'sysctl user.max_user_namespaces=10000' switches them on".into(),
         );
     }
     if setting("kernel/unprivileged_userns_clone") == Some(0) {
         return Finding::Lacking(
-            "for root only: 'sysctl kernel.unprivileged_userns_clone=1' changes that".into(),
+            "for root only, so VMs stay in this machine's: 'sysctl kernel.unprivileged_userns_clone=1' changes that".into(),
         );
     }
     if setting("kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
         return Finding::Lacking(
-            "for programs with an AppArmor profile only, as bubblewrap's of some distributions".into(),
+            "for programs with an AppArmor profile only, as bubblewrap's of some distributions; VMs stay in this \
+             machine's".into(),
         );
     }
     match setting("user/max_user_namespaces") {
         Some(_) => Finding::Good("for every user".into()),
-        None => Finding::Lacking("this kernel has none (CONFIG_USER_NS)".into()),
+        None => {
+            Finding::Lacking("this kernel has none (CONFIG_USER_NS), so VMs stay in this machine's".into())
+        }
     }
 }
 

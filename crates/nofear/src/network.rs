@@ -146,7 +146,7 @@ fn network(
     let (ours, theirs) = Channel::pair().context("make a socket for name look-ups")?;
     let policy = policy(args, host, addresses);
     let journal = Journal::default();
-    let resolver = resolver::Resolver::new(theirs, args.names(), journal.clone());
+    let resolver = resolver::Resolver::new(theirs, args.names());
     let ends = ends(addresses);
     let guest =
         agent_proto::Network { nameservers: ends.iter().take(1).map(|ends| ends.gateway).collect(), ends };

@@ -32,7 +32,7 @@ pub fn run(args: RunArgs) -> u8 {
 
 fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
     let mut reporter = match args.detach {
-        true => match detach::split()? {
+        true => match detach::split(args.require_confinement)? {
             Role::Asker(status) => return Ok(status),
             Role::Keeper => return Ok(0),
             Role::Vm(reporter) => Some(reporter),
@@ -133,6 +133,7 @@ fn try_run(mut args: RunArgs) -> anyhow::Result<u8> {
         reporter,
         reach,
         require_confinement: args.require_confinement,
+        meanwhile: None,
     });
     if let (Some((_, in_use)), Ok(Ending::Command(_) | Ending::NotStarted { .. })) = (&kept, &result) {
         in_use.command_has_run();

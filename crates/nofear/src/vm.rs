@@ -98,6 +98,8 @@ pub struct Conduct<'a> {
     pub reach: Reach,
     /// Whether a host that can't confine all of it is refused.
     pub require_confinement: bool,
+    /// Starts the threads that are to run meanwhile. Until it is called the process must have one.
+    pub meanwhile: Option<Box<dyn FnOnce() -> anyhow::Result<()> + 'a>>,
 }
 
 /// Runs the command in the VM. This thread is confined from here on: it can open no file any more.
@@ -116,6 +118,7 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
         reporter,
         reach,
         require_confinement,
+        meanwhile,
     } = conduct;
     let (door, visitors) = Door::new().context("make the agent's way to this process")?;
     config.vsock.get_or_insert_default().connect.push(VsockPort { port: HOST_PORT, door });
@@ -155,17 +158,24 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
     });
     let resources = config.prepare().context("prepare the VM")?;
     // Until here a signal ends this process like any other, however long it takes to unpack a kernel or to
-    // open a file; and it has one thread. Those that it starts from here on inherit the mask.
+    // open a file; and it has one thread. What it starts from here on inherits the mask.
     let signals = Signals::block()?;
-    if let Some((back_end, resolver)) = beside {
+    let (back_end, names) = match beside {
+        Some((back_end, resolver)) => (Some(back_end), Some(resolver.start()?)),
+        None => (None, None),
+    };
+    let vm = resources.confine(&policy).context("make the VM")?;
+    log::info!("confined: {}", vm.confinement());
+    // The first threads: a process that has some can't be copied, nor leave namespaces.
+    if let Some(start) = meanwhile {
+        start()?;
+    }
+    if let Some(back_end) = back_end {
         back_end.watch()?;
-        resolver.start()?;
     }
     if let Some(relay) = relay {
         relay.start()?;
     }
-    let vm = resources.confine(&policy).context("make the VM")?;
-    log::info!("confined by seccomp, no capabilities, Landlock of version {}", vmm::landlock_abi());
     let handle = vm.handle();
     if let Some(control) = &mut control {
         control.manage(handle.clone());
@@ -212,6 +222,8 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
     handle.stop();
     if end.recv_timeout(STOP_WITHIN).is_err() {
         log::warn!("the VM did not end within {} s; it ends with this process", STOP_WITHIN.as_secs());
+        // Its end is not waited for either.
+        std::mem::forget(names);
     }
     if let Some(client) = client {
         client.end();

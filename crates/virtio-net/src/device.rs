@@ -313,6 +313,7 @@ impl<B: Backend> Net<B> {
                 }
                 Ok(Message::Open { address, port, time }) => self.filter.open(address, port, now, time),
                 Ok(Message::Host { addresses, on_link }) => self.filter.set_host(addresses, on_link),
+                Ok(Message::Refused { text }) => self.filter.refusals().say(|| text, now),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) if e.kind() == io::ErrorKind::InvalidData => {}
                 Err(e) => {

@@ -24,6 +24,10 @@ pub const MAX_HOST: usize = 3600;
 const DATAGRAM: u8 = 1;
 const OPEN: u8 = 2;
 const HOST: u8 = 3;
+const REFUSED: u8 = 4;
+
+/// The longest text of a [`Message::Refused`], in bytes.
+const MAX_TEXT: usize = 512;
 
 /// A message, either way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +54,11 @@ pub enum Message {
         addresses: Vec<Cidr>,
         /// Networks that it is on.
         on_link: Vec<Cidr>,
+    },
+    /// From the resolver: a question was not answered, in words for the journal. Of a longer text the end is cut off.
+    Refused {
+        /// What, and why.
+        text: String,
     },
 }
 
@@ -109,6 +118,10 @@ impl Channel {
                 for range in addresses.iter().chain(on_link) {
                     put(&mut bytes, range.address(), range.length());
                 }
+            }
+            Message::Refused { text } => {
+                bytes.push(REFUSED);
+                bytes.extend(text.bytes().take(MAX_TEXT));
             }
         }
         send(&self.socket, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
@@ -178,6 +191,9 @@ fn decode(bytes: &[u8]) -> Option<Message> {
             let count = u16::from_be_bytes([high, low]).into();
             let on_link = (count <= addresses.len()).then(|| addresses.split_off(count))?;
             Some(Message::Host { addresses, on_link })
+        }
+        [REFUSED, ref text @ ..] if text.len() <= MAX_TEXT => {
+            Some(Message::Refused { text: String::from_utf8_lossy(text).into_owned() })
         }
         _ => None,
     }

@@ -1,7 +1,7 @@
 //! What the process gives up before the guest's first instruction.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     os::fd::{FromRawFd, OwnedFd, RawFd},
 };
 
@@ -11,7 +11,7 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
-use crate::{Error, Reach, capabilities, reach, seccomp};
+use crate::{Error, Reach, apart, capabilities, namespaces, reach, seccomp};
 
 /// Descriptors that the 9P server may hold at once, where the host's hard limit allows.
 const MAX_DESCRIPTORS: u64 = 1 << 17;
@@ -26,7 +26,14 @@ pub struct Policy {
     /// Whether the VM's own threads are confined, each to what its kind needs, by seccomp, Landlock and the
     /// loss of capabilities; default: yes.
     pub threads: bool,
-    /// Whether a host that lacks some of it is refused; default: no.
+    /// Whether each share's server is a process of its own, with its files and nothing else of the VM; default: yes.
+    /// A process that has several threads can't be copied: then servers are threads.
+    pub processes: bool,
+    /// Whether the process leaves the host's network, file system, IPC, names and cgroups for empty namespaces, if its
+    /// servers are processes of their own and it has one thread; default: yes. What it has open stays open, and its
+    /// children are left where they are.
+    pub namespaces: bool,
+    /// Whether a host that lacks some of what is asked for is refused; default: no.
     pub require: bool,
     /// Whether the thread that calls [`crate::Vm::run`] is confined as [`ThreadKind::Control`] too, for good;
     /// default: no.
@@ -35,7 +42,42 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { keep: Vec::new(), threads: true, require: false, confine_runner: false }
+        Self {
+            keep: Vec::new(),
+            threads: true,
+            processes: true,
+            namespaces: true,
+            require: false,
+            confine_runner: false,
+        }
+    }
+}
+
+/// What was achieved of a [`Policy`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Confinement {
+    /// The version of the kernel's Landlock; 0: it has none.
+    pub landlock: u32,
+    /// Shares are served by processes of their own.
+    pub processes: bool,
+    /// The process is in namespaces of its own; or why not.
+    pub namespaces: Result<(), String>,
+}
+
+impl fmt::Display for Confinement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seccomp, no capabilities, ")?;
+        match self.landlock {
+            0 => write!(f, "no Landlock (this kernel has none), ")?,
+            version => write!(f, "Landlock of version {version}, ")?,
+        }
+        let where_served = if self.processes { "processes of their own" } else { "threads" };
+        write!(f, "files served by {where_served}, ")?;
+        match &self.namespaces {
+            Ok(()) => write!(f, "empty namespaces"),
+            Err(why) => write!(f, "no namespaces ({why})"),
+        }
     }
 }
 
@@ -86,6 +128,25 @@ pub fn confine_thread_to(kind: ThreadKind, reach: Reach) -> Result<(), Error> {
     capabilities::drop_others(kind)?;
     reach.enter()?;
     seccomp::install(kind)
+}
+
+/// Leaves the host's namespaces, if the policy says so.
+pub(crate) fn leave_namespaces(policy: &Policy, are_servers_apart: bool) -> Result<Confinement, Error> {
+    let namespaces = if !policy.namespaces {
+        Err("not asked for".into())
+    } else if !are_servers_apart {
+        Err("this process serves files, whose owners would be nobody".into())
+    } else if !apart::is_alone()? {
+        Err("this process has several threads".into())
+    } else {
+        namespaces::leave().map_err(|e| e.to_string())
+    };
+    match &namespaces {
+        Err(why) if policy.require && policy.namespaces => {
+            Err(Error::Unconfined(format!("it can't leave this host's namespaces: {why}")))
+        }
+        _ => Ok(Confinement { landlock: reach::landlock_abi(), processes: are_servers_apart, namespaces }),
+    }
 }
 
 pub(crate) fn confine_process(policy: &Policy) -> Result<(), Error> {

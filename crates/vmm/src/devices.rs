@@ -8,12 +8,9 @@ use std::{
 use kvm_bindings::kvm_msi;
 use kvm_ioctls::{IoEventAddress, VmFd};
 use loader::acpi::MmioDevice;
-use ninep::{Export, Limits, Server};
-use rustix::process::{Resource, getrlimit};
 use virtio::{
     ACKNOWLEDGE, Counters, Device, EventFd, MMIO_SIZE, Memory, NOTIFY_OFFSET, Signal, Transport, Windows,
 };
-use virtio_9p::{NewError, NineP};
 use virtio_balloon::Balloon;
 use virtio_blk::Blk;
 use virtio_rng::Rng;
@@ -21,8 +18,8 @@ use virtio_vsock::Vsock;
 use vmm_sys_util::eventfd::EFD_CLOEXEC;
 
 use crate::{
-    CustomDevice, Error, Reach, Rights, Share, ThreadKind, bus::MMIO_BASE, confine_thread_to,
-    resources::Interface,
+    CustomDevice, Error, Process, Reach, ThreadKind, bus::MMIO_BASE, confine_thread_to, resources::Interface,
+    share::Served,
 };
 
 /// The first interrupt line of the I/O APIC that devices get, one each; the serial port has 4.
@@ -44,6 +41,8 @@ pub(crate) struct Devices<'a> {
     /// What each does, by its thread's name.
     pub counters: Vec<(String, Arc<Counters>)>,
     pub workers: Workers,
+    /// Those that serve shares.
+    pub processes: Vec<Process>,
 }
 
 /// The threads of the devices. They end when the transports are gone.
@@ -77,26 +76,13 @@ impl<'a> Devices<'a> {
             transports: Vec::new(),
             counters: Vec::new(),
             workers: Workers::default(),
+            processes: Vec::new(),
         })
     }
 
-    pub(crate) fn add_shares(&mut self, shares: Vec<Share>) -> Result<(), Error> {
-        let limits = limits(shares.len());
-        shares.into_iter().try_for_each(|share| self.add_share(share, limits))
-    }
-
-    fn add_share(&mut self, share: Share, limits: Limits) -> Result<(), Error> {
-        let Share { tag, export } = share;
-        let kind = if export.is_writable() { ThreadKind::WritableNineP } else { ThreadKind::NineP };
-        let reach = reach(&export)?;
-        let name = format!("9p-{tag}");
-        let mut device = NineP::new(&tag, Server::new(export, limits)).map_err(|e| match e {
-            NewError::Descriptor(e) => Error::system("eventfd for a share's threads")(e),
-            e => Error::Config(e.to_string()),
-        })?;
-        let (confined, pool) = (self.confined, reach.clone());
-        let enter = move || !confined || confine(kind, Ok(pool.clone()));
-        device.start_threads(&name, enter).map_err(Error::system("start a share's threads"))?;
+    pub(crate) fn add_share(&mut self, served: Served) -> Result<(), Error> {
+        let Served { device, name, kind, reach, process } = served;
+        self.processes.extend(process);
         self.add_with(device, name, kind, reach)
     }
 
@@ -207,35 +193,12 @@ fn is_interrupt(address: u32, data: u32) -> bool {
     address >> 20 == 0xfee && (32..=255).contains(&data)
 }
 
-/// The granted trees, and nothing else.
-fn reach(export: &Export) -> Result<Reach, Error> {
-    export.grants().try_fold(Reach::nothing()?, |reach, (grant, writable)| {
-        reach.and(grant, if writable { Rights::Change } else { Rights::Read })
-    })
-}
-
 /// Whether this thread of a device is confined now, and may go on.
-fn confine(kind: ThreadKind, reach: Result<Reach, Error>) -> bool {
+pub(crate) fn confine(kind: ThreadKind, reach: Result<Reach, Error>) -> bool {
     reach
         .and_then(|reach| confine_thread_to(kind, reach))
         .inspect_err(|e| log::error!("a device's thread can't be confined, so it does not start: {e}"))
         .is_ok()
-}
-
-/// Descriptors that are not for files of shares: KVM's, sockets, events.
-const RESERVED_DESCRIPTORS: usize = 1024;
-
-/// What each of so many 9P servers may hold, so that together they leave descriptors for the rest.
-fn limits(servers: usize) -> Limits {
-    let all = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let share =
-        usize::try_from(all).unwrap_or(usize::MAX).saturating_sub(RESERVED_DESCRIPTORS) / servers.max(1);
-    let default = Limits::default();
-    Limits {
-        open_files: default.open_files.min(share / 2),
-        descriptors: default.descriptors.min(share / 4),
-        ..default
-    }
 }
 
 #[cfg(test)]

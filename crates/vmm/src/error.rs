@@ -72,6 +72,9 @@ pub enum Error {
     /// A thread could not be held to some files.
     #[error("confine a thread by Landlock")]
     Landlock(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A process that serves a share has ended: it was killed, or made a system call that it must not.
+    #[error("the server of the share {0} has ended")]
+    ServerEnded(String),
     /// The policy asks for more than this host has.
     #[error("the VM can't be confined as required: {0}")]
     Unconfined(String),

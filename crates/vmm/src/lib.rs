@@ -21,6 +21,7 @@
 //! own ([`CustomDevice`]) is a [`virtio::Device`], and that gets the guest's memory as vm-memory has it, beside queues
 //! that read and write chains without it.
 
+mod apart;
 mod building;
 mod bus;
 mod capabilities;
@@ -34,18 +35,21 @@ mod error;
 mod exit;
 mod gate;
 mod memory;
+mod namespaces;
 pub mod probe;
 mod reach;
 mod resources;
 mod seccomp;
+mod share;
 mod vcpu;
 mod vm;
 
+pub use apart::Process;
 pub use config::{
     Config, Console, CustomDevice, Disk, DiskImage, Initramfs, Link, MAX_DEVICES, MAX_VCPUS, MIN_MEMORY,
     Network, Share, Vsock, VsockListener, VsockPort,
 };
-pub use confine::{Policy, ThreadKind, confine_thread, confine_thread_to};
+pub use confine::{Confinement, Policy, ThreadKind, confine_thread, confine_thread_to};
 pub use error::Error;
 pub use exit::Exit;
 pub use gate::{Exits, Registers};

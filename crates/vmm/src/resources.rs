@@ -15,7 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::{
     Config, Console, CustomDevice, Disk, DiskImage, Error, Initramfs, Link, MAX_DEVICES, MAX_VCPUS, Network,
-    Policy, Share, Vm, VsockListener, command_line::command_line, confine, memory,
+    Policy, Share, Vm, VsockListener, command_line::command_line, confine, memory, share, vm::Ends,
 };
 
 /// What KVM must have. Each is in Linux 4.20 or before.
@@ -127,9 +127,15 @@ impl Resources {
     ///
     /// A confinement that the host refuses, memory that it does not have, a failing KVM call, or an image
     /// that does not fit the guest's memory.
-    pub fn confine(self, policy: &Policy) -> Result<Vm, Error> {
+    pub fn confine(mut self, policy: &Policy) -> Result<Vm, Error> {
         confine::confine_process(policy)?;
-        Vm::build(self, policy)
+        let (ends, ended) = Ends::new();
+        let Resources { shares, .. } = &mut self;
+        // Before there is anything of the guest's.
+        let shares = share::serve(std::mem::take(shares), policy, &ends)?;
+        let are_apart = shares.iter().all(|share| share.process.is_some());
+        let confinement = confine::leave_namespaces(policy, are_apart)?;
+        Vm::build(self, shares, policy, confinement, (ends, ended))
     }
 }
 

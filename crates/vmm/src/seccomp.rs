@@ -182,6 +182,8 @@ const CONTROL: &[c_long] = &[
     SYS_getsockopt,
     SYS_ioctl,
     SYS_unlinkat,
+    // The end of its servers' processes.
+    SYS_wait4,
     SYS_sched_getaffinity,
     SYS_prctl,
 ];

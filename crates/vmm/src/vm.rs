@@ -15,7 +15,7 @@ use virtio::{Counters, Windows};
 use virtio_balloon::{Balloon, Counts, Size};
 
 use crate::{
-    Console, Error, Exit, Policy, Resources, ThreadKind,
+    Confinement, Console, Error, Exit, Policy, Process, Resources, ThreadKind,
     bus::{self, Bus},
     confine_thread,
     console::{Ring, SerialPort},
@@ -23,6 +23,7 @@ use crate::{
     devices::{Devices, Workers},
     gate::{Exits, Gate, Registers},
     memory::{self, GuestRam},
+    share::Served,
     vcpu::{self, Running, Vcpu},
 };
 
@@ -40,6 +41,11 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 pub(crate) struct Ends(Sender<Result<Exit, Error>>);
 
 impl Ends {
+    pub(crate) fn new() -> (Self, Receiver<Result<Exit, Error>>) {
+        let (sender, ended) = channel();
+        (Self(sender), ended)
+    }
+
     pub(crate) fn send(&self, end: Result<Exit, Error>) {
         // Nobody waits any more: the VM has ended.
         let _ = self.0.send(end);
@@ -52,9 +58,12 @@ pub struct Vm {
     handle: Handle,
     ended: Receiver<Result<Exit, Error>>,
     confine_runner: bool,
+    confinement: Confinement,
     // In the order of their end: the last transport ends the workers, then nothing uses the memory.
     bus: Option<Arc<Bus>>,
     workers: Workers,
+    /// They end when their devices have gone.
+    _processes: Vec<Process>,
     _vm: Arc<VmFd>,
     _windows: Option<Windows>,
     _ram: GuestRam,
@@ -157,7 +166,13 @@ impl Handle {
 
 impl Vm {
     /// Puts the VM together. From here on it reads top to bottom.
-    pub(crate) fn build(resources: Resources, policy: &Policy) -> Result<Self, Error> {
+    pub(crate) fn build(
+        resources: Resources,
+        shares: Vec<Served>,
+        policy: &Policy,
+        confinement: Confinement,
+        (ends, ended): (Ends, Receiver<Result<Exit, Error>>),
+    ) -> Result<Self, Error> {
         let Resources {
             kvm,
             kernel,
@@ -165,7 +180,7 @@ impl Vm {
             command_line,
             memory,
             vcpus,
-            shares,
+            shares: _,
             disks,
             vsock,
             network,
@@ -197,7 +212,7 @@ impl Vm {
             + 1;
         let windows = memory::show_windows(&vm, ram.slots(), count)?;
         let mut devices = Devices::new(&vm, ram.memory(), windows.clone(), policy.threads)?;
-        devices.add_shares(shares)?;
+        shares.into_iter().try_for_each(|share| devices.add_share(share))?;
         disks.into_iter().try_for_each(|disk| devices.add_disk(disk))?;
         if let Some(vsock) = vsock {
             devices.add_vsock(vsock)?;
@@ -228,7 +243,7 @@ impl Vm {
             },
         )
         .map_err(loader::Error::from)?;
-        let Devices { transports, counters, workers, .. } = devices;
+        let Devices { transports, counters, workers, processes, .. } = devices;
         let bus = Arc::new(Bus::new(serial.clone(), transports));
 
         let kernel = kernel.load(ram.memory())?;
@@ -243,8 +258,6 @@ impl Vm {
             gdt: entry::write_gdt(ram.memory()).map_err(loader::Error::from)?,
         };
 
-        let (sender, ended) = channel();
-        let ends = Ends(sender);
         let gate = Gate::new(vcpus);
         let cpu = Cpu::new(&kvm, vcpus)?;
         let mut all = Vec::new();
@@ -265,12 +278,19 @@ impl Vm {
             handle: Handle { ends, ring, gate, balloon: balloon_size, serial, devices: counters.into() },
             ended,
             confine_runner: policy.confine_runner,
+            confinement,
             bus: Some(bus),
             workers,
+            _processes: processes,
             _vm: vm,
             _windows: windows,
             _ram: ram,
         })
+    }
+
+    /// What was achieved of its [`Policy`].
+    pub fn confinement(&self) -> &Confinement {
+        &self.confinement
     }
 
     /// What stops this VM and looks into it.

@@ -158,13 +158,28 @@ fn duration(time: Duration) -> String {
     }
 }
 
-/// The memory of a process in bytes, and its CPU time in milliseconds (proc(5)).
+/// The memory of a VM's process in bytes, and its CPU time in milliseconds, with what its servers have of their own
+/// (proc(5)).
 fn process(pid: u32) -> Option<(u64, u64)> {
+    let (resident, _, mut cpu) = usage(&pid.to_string())?;
+    let mut memory = resident;
+    // A kernel may not tell.
+    let servers = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    for (resident, shared, ms) in servers.split_whitespace().filter_map(usage) {
+        memory += resident.saturating_sub(shared);
+        cpu += ms;
+    }
+    Some((memory, cpu))
+}
+
+/// A process's memory in bytes, how much of it others may share, and its CPU time in milliseconds.
+fn usage(pid: &str) -> Option<(u64, u64, u64)> {
     let page = u64::try_from(rustix::param::page_size()).ok()?;
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let resident: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    let mut pages = statm.split_whitespace().skip(1).map(str::parse::<u64>);
+    let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    Some((resident * page, cpu_ms(&stat, rustix::param::clock_ticks_per_second())?))
+    Some((resident * page, shared * page, cpu_ms(&stat, rustix::param::clock_ticks_per_second())?))
 }
 
 /// The sum of user and system time of a line of `/proc/PID/stat`.

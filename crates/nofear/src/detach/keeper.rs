@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ioctl_fionbio};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, pidfd_send_signal, waitpid,
+};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use vmm::{Reach, ThreadKind};
 
@@ -46,6 +48,8 @@ struct Keeper {
     /// In the place of the standard streams, once the command runs.
     nothing: File,
     is_confined: bool,
+    /// Whether there is to be no VM where this process can't be confined.
+    require: bool,
     words: Option<OwnedFd>,
     output: Option<OwnedFd>,
     reports: Option<OwnedFd>,
@@ -56,8 +60,8 @@ struct Keeper {
     line: Vec<u8>,
 }
 
-/// Keeps a VM until it has ended.
-pub fn keep(vm: Pid, pipes: Pipes) -> anyhow::Result<()> {
+/// Keeps a VM until it has ended; with `require`, only while it is confined itself.
+pub fn keep(vm: Pid, pipes: Pipes, require: bool) -> anyhow::Result<()> {
     let Pipes { words, output, reports, asker } = pipes;
     for pipe in [&words, &output, &reports] {
         ioctl_fionbio(pipe, true).context("set a pipe up")?;
@@ -67,6 +71,7 @@ pub fn keep(vm: Pid, pipes: Pipes) -> anyhow::Result<()> {
         vm,
         nothing: File::options().read(true).write(true).open("/dev/null").context("open /dev/null")?,
         is_confined: false,
+        require,
         words: Some(words),
         output: Some(output),
         reports: Some(reports),
@@ -176,8 +181,13 @@ impl Keeper {
         self.is_confined = true;
         let reach = self.record.as_ref().map_or_else(|| Ok(Reach::nothing()?), Record::reach);
         let confined = reach.and_then(|reach| Ok(vmm::confine_thread_to(ThreadKind::Keeper, reach)?));
-        if let Err(e) = confined {
-            log::warn!("what keeps the VM's output is not confined: {e:#}");
+        match confined {
+            Ok(()) => {}
+            Err(e) if self.require => {
+                log::error!("what keeps the VM's output can't be confined, so there is no VM: {e:#}");
+                let _ = kill_process(self.vm, Signal::KILL);
+            }
+            Err(e) => log::warn!("what keeps the VM's output is not confined: {e:#}"),
         }
     }
 

@@ -7,9 +7,8 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -20,9 +19,9 @@ use rustix::net::{
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::Timespec;
-use vmm::net::filter::{Cidr, Journal, Query};
+use vmm::net::filter::{Cidr, Query};
 use vmm::net::resolver::{Channel, MAX_HOST, MAX_PAYLOAD, Message};
-use vmm::{Reach, Rights, ThreadKind};
+use vmm::{Process, Reach, Rights, ThreadKind};
 
 use super::dns::{self, Question, Refused};
 use super::host::{self, Host};
@@ -129,23 +128,21 @@ impl Names {
 pub struct Resolver {
     channel: Channel,
     names: Names,
-    journal: Journal,
 }
 
 impl Resolver {
-    /// Answers what comes by `channel`, and writes to `journal` what it does not.
-    pub fn new(channel: Channel, names: Names, journal: Journal) -> Self {
-        Self { channel, names, journal }
+    /// Answers what comes by `channel`.
+    pub fn new(channel: Channel, names: Names) -> Self {
+        Self { channel, names }
     }
 
-    /// Starts the forwarder on a thread of its own, which ends with the device.
-    pub fn start(self) -> anyhow::Result<()> {
+    /// Starts the forwarder in a process of its own, which ends with the device. This one must not have threads yet.
+    pub fn start(self) -> anyhow::Result<Process> {
         let netlink = host::socket().context("watch this machine's addresses")?;
         let watch = watch().context("watch this machine's addresses")?;
         let forwarder = Forwarder {
             channel: self.channel,
             names: self.names,
-            journal: self.journal,
             servers: Servers::default(),
             waiting: Vec::new(),
             netlink,
@@ -154,18 +151,22 @@ impl Resolver {
             untold: Some(Instant::now()),
             told: None,
         };
-        let reach = reach()?;
+        let keep = [forwarder.channel.as_fd(), forwarder.netlink.as_fd(), forwarder.watch.as_fd()]
+            .map(|fd| fd.as_raw_fd());
         let body = move || {
-            if let Err(e) = vmm::confine_thread_to(ThreadKind::Resolver, reach) {
-                log::error!("the thread that answers for names can't be confined, so it does not start: {e}");
+            let confine = || Ok(vmm::confine_thread_to(ThreadKind::Resolver, reach()?)?);
+            if let Err(e) = confine() {
+                let e: anyhow::Error = e;
+                log::error!(
+                    "the process that answers for names can't be confined, so it does not start: {e:#}"
+                );
                 return;
             }
             if let Err(e) = forwarder.serve() {
                 log::warn!("names are not answered any more: {e}");
             }
         };
-        thread::Builder::new().name("names".into()).spawn(body).context("start a thread")?;
-        Ok(())
+        Process::start("names", &keep, body).context("answer for names")
     }
 }
 
@@ -191,7 +192,6 @@ fn watch() -> io::Result<OwnedFd> {
 struct Forwarder {
     channel: Channel,
     names: Names,
-    journal: Journal,
     servers: Servers,
     waiting: Vec<Waiting>,
     /// Asks for addresses.
@@ -278,8 +278,7 @@ impl Forwarder {
     fn ask(&mut self, asker: Query, asked: Vec<u8>) {
         let Some(question) = dns::question(&asked) else { return };
         if let Some(why) = self.names.refuse(&question.name) {
-            let said = || format!("refused to look {} up: {why}", question.name);
-            self.journal.open().say(said, Instant::now());
+            self.tell(&Message::Refused { text: format!("refused to look {} up: {why}", question.name) });
             self.refuse(asker, &asked, Refused::Refused);
             return;
         }

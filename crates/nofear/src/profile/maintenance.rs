@@ -120,8 +120,7 @@ fn in_vm<T: Send + 'static>(
     let null = File::open("/dev/null").context("open /dev/null")?;
     let (output, from_output) = UnixStream::pair().context("make a socket pair")?;
     let (error, from_error) = UnixStream::pair().context("make a socket pair")?;
-    let reader = reader("output", from_output, read)?;
-    let error_reader = self::reader("error", from_error, show_lines)?;
+    let mut readers = None;
     // The pumps' threads live as long as the process.
     let (output, error) = (leak(output), leak(error));
     let streams = StandardStreams { input: leak(null).as_fd(), output: output.as_fd(), error: error.as_fd() };
@@ -139,13 +138,19 @@ fn in_vm<T: Send + 'static>(
         reporter: None,
         reach: runtime_dir.reach()?,
         require_confinement: false,
+        meanwhile: Some(Box::new(|| {
+            readers = Some((reader("output", from_output, read)?, reader("error", from_error, show_lines)?));
+            Ok(())
+        })),
     });
     for end in [output, error] {
         rustix::net::shutdown(end, Shutdown::Write).context("end the output")?;
     }
+    let ending = ending?;
+    let (reader, error_reader) = readers.context("the VM has ended before it began")?;
     let read = reader.join().map_err(|_| anyhow::anyhow!("a thread of this program failed"));
     let _ = error_reader.join();
-    Ok((ending?, read?))
+    Ok((ending, read?))
 }
 
 fn leak<T: Into<OwnedFd>>(descriptor: T) -> &'static OwnedFd {

@@ -14,10 +14,13 @@ fn messages_arrive_as_they_were_sent() {
             on_link: vec!["10.0.0.0/8".parse().unwrap()],
         },
         Message::Host { addresses: vec![Cidr::host(address("::1")); MAX_HOST], on_link: Vec::new() },
+        Message::Refused { text: "refused to look x up: closed by --deny".into() },
     ] {
         one.send(&message).unwrap();
         assert_eq!(other.receive().unwrap(), message);
     }
+    one.send(&Message::Refused { text: "x".repeat(MAX_TEXT + 1) }).unwrap();
+    assert_eq!(other.receive().unwrap(), Message::Refused { text: "x".repeat(MAX_TEXT) });
     assert_eq!(other.receive().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     drop(one);
     assert_eq!(other.receive().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);

@@ -1,3 +1,5 @@
+use std::thread;
+
 use super::*;
 
 #[test]
@@ -41,11 +43,10 @@ fn forwarder(servers: Vec<SocketAddr>, names: Names) -> Channel {
     let (ours, theirs) = Channel::pair().unwrap();
     let servers = Servers { list: servers, read: Some(Instant::now() + Duration::from_secs(3600)) };
     let (netlink, watch) = (host::socket().unwrap(), watch().unwrap());
-    let journal = Journal::default();
     let waiting = Vec::new();
     let untold = None;
     let forwarder =
-        Forwarder { channel: theirs, names, journal, servers, waiting, netlink, watch, untold, told: None };
+        Forwarder { channel: theirs, names, servers, waiting, netlink, watch, untold, told: None };
     thread::spawn(move || forwarder.serve().unwrap());
     ours
 }
@@ -81,6 +82,13 @@ fn outcome(message: Message) -> (u8, u8) {
     (payload[3] & 15, payload[7])
 }
 
+/// A question that is refused: it is said why, and then the asker is told.
+fn is_refused(channel: &mut Channel, name: &str, why: &str) {
+    channel.send(&question_for(name)).unwrap();
+    assert_eq!(next(channel), Message::Refused { text: format!("refused to look {name} up: {why}") });
+    assert_eq!(outcome(next(channel)), (5, 0));
+}
+
 #[test]
 fn a_question_is_answered_and_an_allowed_names_address_is_opened_first() {
     let allow = vec![Name::new("good.org", Some(443)).unwrap()];
@@ -92,8 +100,7 @@ fn a_question_is_answered_and_an_allowed_names_address_is_opened_first() {
     let open = Message::Open { address: [203, 0, 113, 5].into(), port: Some(443), time: OPEN_AT_LEAST };
     assert_eq!(next(&mut channel), open);
     assert_eq!(outcome(next(&mut channel)), (0, 1));
-    channel.send(&question_for("www.bad.org")).unwrap();
-    assert_eq!(outcome(next(&mut channel)), (5, 0));
+    is_refused(&mut channel, "www.bad.org", "closed by --deny");
 }
 
 #[test]
@@ -101,8 +108,7 @@ fn offline_no_other_name_leaves_this_machine() {
     let allow = vec![Name::new("good.org", None).unwrap()];
     let names = Names { allow, offline: true, ..Names::default() };
     let mut channel = forwarder(vec![name_server([203, 0, 113, 5])], names);
-    channel.send(&question_for("secret.evil.org")).unwrap();
-    assert_eq!(outcome(next(&mut channel)), (5, 0));
+    is_refused(&mut channel, "secret.evil.org", "not allowed, and --offline is set");
     channel.send(&question_for("good.org")).unwrap();
     assert!(matches!(next(&mut channel), Message::Open { .. }));
 }
@@ -136,8 +142,7 @@ fn names_of_the_local_network_are_asked_for_with_lan_or_when_they_are_allowed() 
     let server = || vec![name_server([192, 168, 77, 1])];
     let allow = vec![Name::new("nas.local", None).unwrap()];
     let mut channel = forwarder(server(), Names { allow, ..Names::default() });
-    channel.send(&question_for("printer.local")).unwrap();
-    assert_eq!(outcome(next(&mut channel)), (5, 0));
+    is_refused(&mut channel, "printer.local", "a local name (--lan opens it)");
     channel.send(&question_for("nas.local")).unwrap();
     assert!(matches!(next(&mut channel), Message::Open { .. }));
     let mut channel = forwarder(server(), Names { lan: true, ..Names::default() });
@@ -151,11 +156,11 @@ fn the_filter_is_told_of_addresses_however_many_questions_wait_before_that() {
     // The way to the device is full.
     let question = question_for("good.org");
     while theirs.send(&question).is_ok() {}
-    let (netlink, watch, journal) = (host::socket().unwrap(), watch().unwrap(), Journal::default());
+    let (netlink, watch) = (host::socket().unwrap(), watch().unwrap());
     let (servers, waiting, names) = (Servers::default(), Vec::new(), Names::default());
     let untold = Some(Instant::now());
     let forwarder =
-        Forwarder { channel: theirs, names, journal, servers, waiting, netlink, watch, untold, told: None };
+        Forwarder { channel: theirs, names, servers, waiting, netlink, watch, untold, told: None };
     thread::spawn(move || forwarder.serve().unwrap());
     thread::sleep(Duration::from_millis(20));
     let told = std::iter::repeat_with(|| next(&mut ours)).find(|message| *message != question).unwrap();
