@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Who connects to this socket on the host is connected to port 1000 of the guest.
     let (folder, socket) = (env::temp_dir(), format!("nofear-example-{}", process::id()));
     let config = Config::new(kernel)
+        .with_memory(256 << 20)
         .with_initramfs(initramfs)
         // In the guest: mount -t 9p -o trans=virtio,version=9p2000.L usr /mnt
         .with_share("usr", "/usr")?

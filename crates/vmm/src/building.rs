@@ -16,6 +16,14 @@ use crate::{
 const CID: u32 = 3;
 
 impl Config {
+    /// Gives the guest so many bytes of memory, a multiple of 2 MiB, at least [`MIN_MEMORY`](crate::MIN_MEMORY). More of
+    /// it costs a start more: some 14 µs for each MiB.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: u64) -> Self {
+        self.memory = bytes;
+        self
+    }
+
     /// Adds a file to the initramfs.
     #[must_use]
     pub fn with_initramfs(mut self, file: impl Into<PathBuf>) -> Self {
