@@ -222,9 +222,8 @@ pub fn conduct(conduct: Conduct<'_>) -> anyhow::Result<Ending> {
     handle.stop();
     if end.recv_timeout(STOP_WITHIN).is_err() {
         log::warn!("the VM did not end within {} s; it ends with this process", STOP_WITHIN.as_secs());
-        // Its end is not waited for either.
-        std::mem::forget(names);
     }
+    drop(names);
     if let Some(client) = client {
         client.end();
     }

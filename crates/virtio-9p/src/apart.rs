@@ -7,7 +7,11 @@ use std::{
     collections::VecDeque,
     fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    thread,
+    sync::{
+        PoisonError, RwLock,
+        mpsc::{Sender, channel},
+    },
+    thread::{self, ScopedJoinHandle},
 };
 
 use ninep::Server;
@@ -15,7 +19,7 @@ use rustix::{
     event::epoll,
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
     io::{Errno, read, write},
-    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt::set_socket_send_buffer_size},
 };
 use virtio::{Chain, Slots};
 
@@ -62,6 +66,10 @@ pub(crate) fn pair(msize: u32) -> io::Result<(Remote, Servant)> {
     // A message that is too long is refused by the server, so that much of it must arrive.
     let slots = Slots::new(QUEUE_SIZE.into(), msize as usize + 1)?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    for end in [&ours, &theirs] {
+        // Room for as many messages as there are slots, whatever the host's default is.
+        set_socket_send_buffer_size(end, QUEUE_SIZE as usize * 1024)?;
+    }
     fcntl_setfl(&ours, fcntl_getfl(&ours)? | OFlags::NONBLOCK)?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &ours, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
@@ -160,9 +168,7 @@ impl Remote {
         if let Some(served) = self.finished.pop_front() {
             return Ok(Some(served));
         }
-        if self.under_way == 0 {
-            return Ok(None);
-        }
+        // Also when nothing is under way: the server may have ended, or say what nobody has asked for.
         match receive(&self.socket) {
             Ok(Some(message)) => self.take(message).map(Some).ok_or_else(|| self.lost()),
             Err(Errno::AGAIN) => Ok(None),
@@ -210,7 +216,11 @@ impl Remote {
         send(&self.socket, [RESET, 0, 0, 0]).map_err(|_| self.lost())?;
         loop {
             match receive(&self.socket) {
-                Ok(Some([RESET, ..])) => return Ok(()),
+                Ok(Some([RESET, ..])) => {
+                    // What a guest has once filled does not stay.
+                    let _ = self.slots.clear();
+                    return Ok(());
+                }
                 Err(Errno::AGAIN) => self.sleep()?,
                 Ok(_) | Err(_) => return Err(self.lost()),
             }
@@ -219,30 +229,54 @@ impl Remote {
 }
 
 impl Servant {
+    /// Leaves the memory of both out of the processes that this one forks from now on: to be called when the servant's
+    /// has been.
+    ///
+    /// # Errors
+    ///
+    /// What `madvise(2)` returns.
+    pub fn keep_from_forks(&self) -> io::Result<()> {
+        self.slots.keep_from_forks()
+    }
+
     /// The descriptor that it needs beside its server's.
     pub fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
     /// Serves until the device is gone, by this thread and a few more; each of those calls `enter` first, to confine
-    /// itself, and ends if that says no.
+    /// itself. Nothing is served unless all of them say yes.
     ///
     /// # Errors
     ///
-    /// A thread can't be started, or the device sends what it never does.
+    /// A thread can't be started, or said no; or the device sends what it never does.
     pub fn serve(&self, server: &Server, enter: impl Fn() -> bool + Sync) -> io::Result<()> {
-        let serve = || match enter() {
-            true => self.serve_here(server),
-            false => Err(io::ErrorKind::PermissionDenied.into()),
+        let refused = || Err(io::ErrorKind::PermissionDenied.into());
+        // Held until it is known whether they may begin.
+        let (may_begin, (tell, told)) = (RwLock::new(false), channel());
+        let mut hold = may_begin.write().unwrap_or_else(PoisonError::into_inner);
+        let body = |tell: Sender<bool>| {
+            // Nobody listens any more where another could not be started.
+            let _ = tell.send(enter());
+            match *may_begin.read().unwrap_or_else(PoisonError::into_inner) {
+                true => self.serve_here(server),
+                false => refused(),
+            }
         };
+        let body = &body;
         thread::scope(|scope| {
-            let start = |_| thread::Builder::new().stack_size(STACK).spawn_scoped(scope, serve);
-            let others = (0..THREADS).map(start).collect::<io::Result<Vec<_>>>()?;
-            let own = serve();
+            let start = |_| {
+                let tell = tell.clone();
+                thread::Builder::new().stack_size(STACK).spawn_scoped(scope, move || body(tell))
+            };
+            let others = (0..THREADS).map(start).collect::<io::Result<Vec<_>>>();
+            let are_in = others.is_ok() && enter() && told.iter().take(THREADS).all(|is_in| is_in);
+            *hold = are_in;
+            drop(hold);
+            let own = if are_in { self.serve_here(server) } else { refused() };
             // Each ends when the device has gone.
-            let all =
-                others.into_iter().map(|thread| thread.join().unwrap_or(Err(io::ErrorKind::Other.into())));
-            all.fold(own, Result::and)
+            let end = |thread: ScopedJoinHandle<_>| thread.join().unwrap_or(Err(io::ErrorKind::Other.into()));
+            others?.into_iter().map(end).fold(own, Result::and)
         })
     }
 

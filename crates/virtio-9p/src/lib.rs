@@ -153,7 +153,7 @@ impl Here {
 
 impl From<Lost> for QueueError {
     fn from(Lost: Lost) -> Self {
-        Self::Request("the share's server has ended")
+        Self::Ended("the share's server")
     }
 }
 

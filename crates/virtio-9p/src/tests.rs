@@ -352,3 +352,33 @@ fn a_device_that_has_fallen_ends_the_server_and_nothing_else() {
         assert_eq!(servant.serve(&server, || true).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }
+
+#[test]
+fn a_server_that_ends_or_speaks_unasked_while_nothing_is_under_way_is_noticed() {
+    for speaks in [false, true] {
+        let (lost, told) = std::sync::mpsc::channel();
+        let (device, servant) = NineP::apart("t", Limits::default(), move || lost.send(()).unwrap()).unwrap();
+        let mut driver = Driver::start(device);
+        if speaks {
+            rustix::io::write(servant.socket(), &[0; 16]).unwrap();
+        } else {
+            drop(servant);
+        }
+        told.recv().unwrap();
+        driver.wait_needs_reset();
+    }
+}
+
+#[test]
+fn nothing_is_served_unless_every_thread_is_confined() {
+    for refuses in 0..=THREADS {
+        let (device, servant) = NineP::apart("t", Limits::default(), || ()).unwrap();
+        let export = ExportBuilder::new().directory("/", "/usr").unwrap().open().unwrap();
+        let server = Server::new(export, Limits::default());
+        let count = std::sync::atomic::AtomicUsize::new(0);
+        let enter = || count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) != refuses;
+        // The device is there, so it would serve for ever.
+        assert_eq!(servant.serve(&server, enter).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        drop(device);
+    }
+}

@@ -193,7 +193,10 @@ fn decode(bytes: &[u8]) -> Option<Message> {
             Some(Message::Host { addresses, on_link })
         }
         [REFUSED, ref text @ ..] if text.len() <= MAX_TEXT => {
-            Some(Message::Refused { text: String::from_utf8_lossy(text).into_owned() })
+            let text = String::from_utf8_lossy(text);
+            // It comes to be shown on terminals.
+            let plain = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+            Some(Message::Refused { text: text.chars().map(plain).collect() })
         }
         _ => None,
     }

@@ -22,6 +22,9 @@ pub enum QueueError {
     /// The ring itself is: the driver's index has gone further than the ring is long.
     #[error("malformed ring: its index has jumped")]
     Ring,
+    /// What does the device's work, elsewhere, has ended. Who made the device knows of it.
+    #[error("{0} has ended")]
+    Ended(&'static str),
     /// The buffers are not of the device type's form.
     #[error("malformed request: {0}")]
     Request(&'static str),

@@ -41,6 +41,37 @@ impl Slots {
         Ok(Self { memory: Arc::new(memory), count, size })
     }
 
+    /// Leaves them out of the processes that this one forks from now on.
+    ///
+    /// # Errors
+    ///
+    /// What `madvise(2)` returns.
+    pub fn keep_from_forks(&self) -> io::Result<()> {
+        self.advise(libc::MADV_DONTFORK)
+    }
+
+    /// Gives back the memory that they take. What was in them is lost.
+    ///
+    /// # Errors
+    ///
+    /// What `madvise(2)` returns.
+    pub fn clear(&self) -> io::Result<()> {
+        self.advise(libc::MADV_REMOVE)
+    }
+
+    fn advise(&self, advice: libc::c_int) -> io::Result<()> {
+        let slice = self
+            .memory
+            .get_slice(GuestAddress(0), self.count as usize * self.size)
+            .map_err(io::Error::other)?;
+        let guard = slice.ptr_guard_mut();
+        // SAFETY: the range is all of the mapping, whose content may change at any time.
+        match unsafe { libc::madvise(guard.as_ptr().cast(), slice.len(), advice) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// How many bytes a slot has.
     pub fn size(&self) -> usize {
         self.size
@@ -98,6 +129,18 @@ mod tests {
         assert!(asked.read_at(0, &mut answer));
         assert_eq!(answer[..6], *b"answer");
         assert_eq!(answer[6..], text[6..8]);
+    }
+
+    #[test]
+    fn what_is_cleared_is_nothing_and_can_be_used_again() {
+        let slots = Slots::new(3, 4096).unwrap();
+        let chain = slots.chain(2, 4096, 4096).unwrap();
+        assert!(chain.write_at(0, b"x"));
+        slots.clear().unwrap();
+        let mut byte = [1];
+        assert!(chain.read_at(0, &mut byte) && byte == [0]);
+        assert!(chain.write_at(4095, b"y"));
+        slots.keep_from_forks().unwrap();
     }
 
     #[test]

@@ -142,7 +142,11 @@ impl<D: Device> Worker<D> {
     }
 
     fn check(&mut self, result: Result<(), QueueError>, ops: &mut EventOps) {
-        if let Err(e) = result {
+        if let Err(QueueError::Ended(what)) = result {
+            log::debug!("virtio device {}: {what} has ended", self.device.kind().0);
+            self.reset(ops);
+            self.interrupt.needs_reset();
+        } else if let Err(e) = result {
             let cause = std::error::Error::source(&e).map(|c| format!(": {c}")).unwrap_or_default();
             self.fail(&format_args!("{e}{cause}"), ops);
         }

@@ -2,23 +2,35 @@
 
 use std::{
     fs, io,
-    os::fd::RawFd,
+    os::fd::{OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
     process,
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags},
-    process::{Pid, Signal, WaitOptions, getppid, set_parent_process_death_signal, waitpid},
-    stdio::{dup2_stdin, dup2_stdout},
+    process::{
+        Pid, PidfdFlags, Signal, WaitOptions, getppid, kill_process, pidfd_open, pidfd_send_signal,
+        set_parent_process_death_signal, waitpid,
+    },
+    stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
 };
 
-use crate::Error;
+use crate::{Error, confine};
 
-/// A copy of this process that does one thing, and shares nothing with this one but what it was given. It is killed when
-/// the thread that made it ends; dropping this waits for its end, so what it waits for must have gone before.
+/// How long a process that was killed may take to end: one that waits for a dead file system does not.
+const ENDS_WITHIN: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// A copy of this process that does one thing. It is killed when this is dropped, and when the thread that made it ends.
+///
+/// It has its own copy of all private memory that this process has when it is made, so it is to be made early; of shared
+/// memory it has what was not kept from it.
 #[derive(Debug)]
-pub struct Process(Pid);
+pub struct Process {
+    pid: Pid,
+    descriptor: OwnedFd,
+}
 
 impl Process {
     /// Forks, and calls `body` in the copy, which ends when that returns. Of the descriptors it has those in `keep`, which
@@ -47,18 +59,31 @@ impl Process {
                 // SAFETY: ends the process.
                 unsafe { libc::_exit(ran.is_err().into()) }
             }
-            pid => Pid::from_raw(pid)
-                .filter(|_| pid > 0)
-                .map(Self)
-                .ok_or_else(|| failed(io::Error::last_os_error())),
+            -1 => Err(failed(io::Error::last_os_error())),
+            pid => {
+                let pid = Pid::from_raw(pid).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+                // Its number is its own until it is waited for.
+                let descriptor = pidfd_open(pid, PidfdFlags::empty());
+                match descriptor {
+                    Ok(descriptor) => Ok(Self { pid, descriptor }),
+                    Err(e) => {
+                        let _ = kill_process(pid, Signal::KILL);
+                        Err(failed(e.into()))
+                    }
+                }
+            }
         }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // Fails when it has ended, and that is what is wanted.
+        let _ = pidfd_send_signal(&self.descriptor, Signal::KILL);
+        let mut end = [PollFd::new(&self.descriptor, PollFlags::IN)];
+        while matches!(poll(&mut end, Some(&ENDS_WITHIN)), Err(rustix::io::Errno::INTR)) {}
         // Fails when somebody else has waited for it.
-        while matches!(waitpid(Some(self.0), WaitOptions::empty()), Err(rustix::io::Errno::INTR)) {}
+        let _ = waitpid(Some(self.pid), WaitOptions::NOHANG);
     }
 }
 
@@ -79,11 +104,18 @@ fn prepare(name: &str, parent: u32, keep: &[RawFd]) -> io::Result<()> {
         libc::sigfillset(&raw mut all);
         libc::sigprocmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
     }
+    confine::give_up_cores()?;
     let short: String = name.chars().take(15).collect();
     rustix::thread::set_name(&std::ffi::CString::new(short)?)?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;
+    // It writes its log there, and does not read what is typed; a socket can't be opened anew.
+    let log =
+        rustix::fs::open("/proc/self/fd/2", OFlags::WRONLY | OFlags::NOCTTY | OFlags::APPEND, Mode::empty());
+    if let Ok(log) = log {
+        dup2_stderr(&log)?;
+    }
     let mut others = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {
         let number = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
@@ -94,7 +126,7 @@ fn prepare(name: &str, parent: u32, keep: &[RawFd]) -> io::Result<()> {
     for number in others {
         // SAFETY: what owned it in the process that was copied is never dropped in this one, which ends without. One that
         // is closed by now, as that of the listing, is no error.
-        unsafe { rustix::io::close(number) };
+        unsafe { libc::close(number) };
     }
     Ok(())
 }

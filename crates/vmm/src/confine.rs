@@ -11,7 +11,7 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
-use crate::{Error, Reach, apart, capabilities, namespaces, reach, seccomp};
+use crate::{Error, Reach, apart, capabilities, namespaces, namespaces::Failed, reach, seccomp};
 
 /// Descriptors that the 9P server may hold at once, where the host's hard limit allows.
 const MAX_DESCRIPTORS: u64 = 1 << 17;
@@ -57,6 +57,8 @@ impl Default for Policy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Confinement {
+    /// Threads are held to what their kind needs.
+    pub threads: bool,
     /// The version of the kernel's Landlock; 0: it has none.
     pub landlock: u32,
     /// Shares are served by processes of their own.
@@ -67,10 +69,10 @@ pub struct Confinement {
 
 impl fmt::Display for Confinement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "seccomp, no capabilities, ")?;
-        match self.landlock {
-            0 => write!(f, "no Landlock (this kernel has none), ")?,
-            version => write!(f, "Landlock of version {version}, ")?,
+        match (self.threads, self.landlock) {
+            (false, _) => write!(f, "no seccomp and no Landlock (not asked for), ")?,
+            (true, 0) => write!(f, "seccomp, no capabilities, no Landlock (this kernel has none), ")?,
+            (true, version) => write!(f, "seccomp, no capabilities, Landlock of version {version}, ")?,
         }
         let where_served = if self.processes { "processes of their own" } else { "threads" };
         write!(f, "files served by {where_served}, ")?;
@@ -139,29 +141,45 @@ pub(crate) fn leave_namespaces(policy: &Policy, are_servers_apart: bool) -> Resu
     } else if !apart::is_alone()? {
         Err("this process has several threads".into())
     } else {
-        namespaces::leave().map_err(|e| e.to_string())
-    };
-    match &namespaces {
-        Err(why) if policy.require && policy.namespaces => {
-            Err(Error::Unconfined(format!("it can't leave this host's namespaces: {why}")))
+        match namespaces::may_leave() {
+            Ok(()) => match namespaces::leave() {
+                Ok(()) => Ok(()),
+                Err(Failed::AtOnce(e)) => Err(e.to_string()),
+                // What it is now nobody has thought of.
+                Err(Failed::HalfWay(e)) => return Err(Error::system("leave this host's namespaces")(e)),
+            },
+            Err(e) => Err(e.to_string()),
         }
-        _ => Ok(Confinement { landlock: reach::landlock_abi(), processes: are_servers_apart, namespaces }),
+    };
+    if policy.require {
+        if policy.processes && !are_servers_apart {
+            let why = "this process has several threads, so no other can serve its files";
+            return Err(Error::Unconfined(why.into()));
+        }
+        if let (true, Err(why)) = (policy.namespaces, &namespaces) {
+            return Err(Error::Unconfined(format!("it can't leave this host's namespaces: {why}")));
+        }
     }
+    let (threads, landlock) = (policy.threads, reach::landlock_abi());
+    Ok(Confinement { threads, landlock, processes: are_servers_apart, namespaces })
 }
 
 pub(crate) fn confine_process(policy: &Policy) -> Result<(), Error> {
     if policy.require {
         reach::require()?;
     }
-    rustix::thread::set_no_new_privs(true).map_err(|e| Error::System("set no-new-privs", e.into()))?;
+    give_up_cores().map_err(Error::system("give up new privileges and core dumps"))?;
     set_limits()?;
     close_stray(&policy.keep).map_err(Error::system("close inherited descriptors"))
 }
 
+/// No new privileges, and no core dump, which would hold the guest's memory.
+pub(crate) fn give_up_cores() -> io::Result<()> {
+    rustix::thread::set_no_new_privs(true)?;
+    Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
+}
+
 fn set_limits() -> Result<(), Error> {
-    // A core dump would hold the guest's memory.
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
-        .map_err(|e| Error::System("limit core dumps", e.into()))?;
     let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS);
     setrlimit(Resource::Nofile, Rlimit { current: Some(hard), maximum: Some(hard) })
         .map_err(|e| Error::System("limit open files", e.into()))

@@ -3,29 +3,82 @@
 use std::{fs, io};
 
 use rustix::{
+    io::Errno,
     mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
-    process::{chdir, getgid, getuid, pivot_root},
+    process::{Pid, WaitOptions, chdir, getgid, getuid, pivot_root, waitpid},
     thread::{CapabilitySet, CapabilitySets, UnshareFlags, set_capabilities},
 };
+
+/// Why a process has not left.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// The host forbids it; nothing has changed.
+    AtOnce(io::Error),
+    /// It is in new namespaces, and not all is as it should be.
+    HalfWay(io::Error),
+}
+
+/// Whether [`leave`] would come to its end: tried in a copy of this process, since some hosts let one make a user namespace
+/// and do nothing in it, and then there is no way back.
+///
+/// # Errors
+///
+/// What it fails with.
+pub(crate) fn may_leave() -> io::Result<()> {
+    // SAFETY: the caller sees to it that there is no other thread; the copy makes system calls, and ends.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // A network namespace is the dear part of it, and comes with the others or not at all.
+            let errno = match leave_into(UnshareFlags::NEWNS) {
+                Ok(()) => 0,
+                Err(Failed::AtOnce(e) | Failed::HalfWay(e)) => e.raw_os_error().unwrap_or(libc::EIO),
+            };
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(errno) }
+        }
+        pid => {
+            let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
+            loop {
+                match waitpid(Some(pid), WaitOptions::empty()) {
+                    Err(Errno::INTR) => {}
+                    Ok(Some((_, status))) => match status.exit_status() {
+                        Some(0) => return Ok(()),
+                        Some(errno) => return Err(io::Error::from_raw_os_error(errno)),
+                        None => return Err(io::Error::other("it was killed for trying")),
+                    },
+                    Ok(None) => return Err(io::ErrorKind::NotFound.into()),
+                    Err(e) => return Err(e.into()),
+                }
+            }
+        }
+    }
+}
 
 /// Leaves the host's network, file system, IPC, names and cgroups for empty ones, as an ordinary user may: in a user
 /// namespace where it is the user that it was, and nobody else is anybody. What is open stays open.
 ///
 /// The process must have one thread.
-///
-/// # Errors
-///
-/// The host forbids it, and nothing has changed; or, what was not seen to happen, something fails half-way.
-pub(crate) fn leave() -> io::Result<()> {
+pub(crate) fn leave() -> Result<(), Failed> {
+    leave_into(
+        UnshareFlags::NEWNS
+            | UnshareFlags::NEWNET
+            | UnshareFlags::NEWIPC
+            | UnshareFlags::NEWUTS
+            | UnshareFlags::NEWCGROUP,
+    )
+}
+
+fn leave_into(namespaces: UnshareFlags) -> Result<(), Failed> {
     let (user, group) = (getuid().as_raw(), getgid().as_raw());
-    let all = UnshareFlags::NEWUSER
-        | UnshareFlags::NEWNS
-        | UnshareFlags::NEWNET
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWCGROUP;
     // SAFETY: descriptors and memory stay shared as they are.
-    unsafe { rustix::thread::unshare_unsafe(all) }?;
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | namespaces) }
+        .map_err(|e| Failed::AtOnce(e.into()))?;
+    settle(user, group).map_err(Failed::HalfWay)
+}
+
+/// Makes the new namespaces what they should be: of one user, with nothing in them.
+fn settle(user: u32, group: u32) -> io::Result<()> {
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
     fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;

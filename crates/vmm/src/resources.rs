@@ -133,7 +133,7 @@ impl Resources {
         let Resources { shares, .. } = &mut self;
         // Before there is anything of the guest's.
         let shares = share::serve(std::mem::take(shares), policy, &ends)?;
-        let are_apart = shares.iter().all(|share| share.process.is_some());
+        let are_apart = policy.processes && shares.iter().all(|share| share.process.is_some());
         let confinement = confine::leave_namespaces(policy, are_apart)?;
         Vm::build(self, shares, policy, confinement, (ends, ended))
     }

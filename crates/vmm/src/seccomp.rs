@@ -182,7 +182,8 @@ const CONTROL: &[c_long] = &[
     SYS_getsockopt,
     SYS_ioctl,
     SYS_unlinkat,
-    // The end of its servers' processes.
+    // The end of its servers' processes: by their descriptors, and of no other.
+    SYS_pidfd_send_signal,
     SYS_wait4,
     SYS_sched_getaffinity,
     SYS_prctl,

@@ -24,7 +24,10 @@ pub(crate) struct Served {
 /// no threads yet. `ends` is told when one ends before its device.
 pub(crate) fn serve(shares: Vec<Share>, policy: &Policy, ends: &Ends) -> Result<Vec<Served>, Error> {
     let are_apart = policy.processes && apart::is_alone()?;
-    let limits = limits(if are_apart { 1 } else { shares.len() });
+    let limits = match are_apart {
+        true => limits(1, RESERVED_APART),
+        false => limits(shares.len(), RESERVED),
+    };
     let serve = |share| match are_apart {
         true => Served::apart(share, limits, policy.threads, ends.clone()),
         false => Served::here(share, limits, policy.threads),
@@ -64,6 +67,7 @@ impl Served {
                 log::error!("the server of a share has ended: {e}");
             }
         })?;
+        servant.keep_from_forks().map_err(Error::system("keep a share from other processes"))?;
         let (kind, reach) = (ThreadKind::Entropy, Reach::nothing()?);
         Ok(Self { device, name, kind, reach, process: Some(process) })
     }
@@ -88,13 +92,15 @@ fn failed(error: NewError) -> Error {
 }
 
 /// Descriptors that are not for files of shares: KVM's, sockets, events.
-const RESERVED_DESCRIPTORS: usize = 1024;
+const RESERVED: usize = 1024;
+
+/// The same of a process that serves one share and nothing else.
+const RESERVED_APART: usize = 64;
 
 /// What each of so many servers in one process may hold, so that together they leave descriptors for the rest.
-fn limits(servers: usize) -> Limits {
+fn limits(servers: usize, reserved: usize) -> Limits {
     let all = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let share =
-        usize::try_from(all).unwrap_or(usize::MAX).saturating_sub(RESERVED_DESCRIPTORS) / servers.max(1);
+    let share = usize::try_from(all).unwrap_or(usize::MAX).saturating_sub(reserved) / servers.max(1);
     let default = Limits::default();
     Limits {
         open_files: default.open_files.min(share / 2),

@@ -62,8 +62,7 @@ pub struct Vm {
     // In the order of their end: the last transport ends the workers, then nothing uses the memory.
     bus: Option<Arc<Bus>>,
     workers: Workers,
-    /// They end when their devices have gone.
-    _processes: Vec<Process>,
+    processes: Vec<Process>,
     _vm: Arc<VmFd>,
     _windows: Option<Windows>,
     _ram: GuestRam,
@@ -281,7 +280,7 @@ impl Vm {
             confinement,
             bus: Some(bus),
             workers,
-            _processes: processes,
+            processes,
             _vm: vm,
             _windows: windows,
             _ram: ram,
@@ -321,6 +320,9 @@ impl Vm {
             let _ = self.ended.recv_timeout(LAST_WORDS);
         }
         self.handle.gate.end();
+        // The guest has had all answers that it waited for. What a vCPU or a device still waits for may never come: a
+        // host's file system may hang.
+        self.processes.clear();
         running.into_iter().for_each(Running::join);
         end
     }
@@ -330,6 +332,7 @@ impl Drop for Vm {
     fn drop(&mut self) {
         // vCPUs that never ran hold the bus too.
         self.vcpus.clear();
+        self.processes.clear();
         self.bus = None;
         self.workers.join();
     }

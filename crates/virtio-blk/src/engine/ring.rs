@@ -49,7 +49,8 @@ impl Ring {
     ///
     /// The host has no io_uring, or forbids it, or is older than Linux 5.15, which can bound its threads.
     pub(crate) fn new(file: BorrowedFd) -> io::Result<Self> {
-        let ring = IoUring::builder().setup_r_disabled().build(MAX_IN_FLIGHT as u32)?;
+        // A process that is forked from this one has no way to it: what is written there names memory of this one.
+        let ring = IoUring::builder().dontfork().setup_r_disabled().build(MAX_IN_FLIGHT as u32)?;
         let submitter = ring.submitter();
         submitter.register_files(&[file.as_raw_fd()])?;
         submitter.register_iowq_max_workers(&mut KERNEL_THREADS.clone())?;
