@@ -30,8 +30,7 @@ const NEEDED: &[(Cap, &str)] = &[
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
 ];
 
-/// Open files and sockets, and what to do with them. Nothing is opened by path any more, but the Unix
-/// sockets that the guest may connect to.
+/// Open files and sockets, and what to do with them. Nothing is opened by path any more.
 pub struct Resources {
     pub(crate) kvm: Kvm,
     pub(crate) kernel: KernelImage,
