@@ -18,7 +18,7 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use serde::{Deserialize, Serialize};
 
 use crate::control::protocol::Status;
-use crate::{exit, json, sys};
+use crate::{exit, json};
 
 /// Which of the three a process is.
 pub enum Role {
@@ -79,7 +79,7 @@ impl Reporter {
 pub fn split(require: bool) -> anyhow::Result<Role> {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).context("make a pipe");
     let (answer, asker) = pipe()?;
-    if sys::fork().context("make the keeper of the VM")?.is_some() {
+    if vmm::fork().context("make the keeper of the VM")?.is_some() {
         drop(asker);
         return Ok(Role::Asker(wait(answer)));
     }
@@ -87,7 +87,7 @@ pub fn split(require: bool) -> anyhow::Result<Role> {
     // Neither its keys nor its end reach what goes on without the terminal.
     setsid().context("leave the terminal")?;
     let ((words, to_words), (output, to_output), (reports, to_reports)) = (pipe()?, pipe()?, pipe()?);
-    if let Some(vm) = sys::fork().context("make the process of the VM")? {
+    if let Some(vm) = vmm::fork().context("make the process of the VM")? {
         drop((to_words, to_output, to_reports));
         keeper::keep(vm, keeper::Pipes { words, output, reports, asker }, require)?;
         return Ok(Role::Keeper);

@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 
 /// Blocks `signals` in the calling thread, and in the threads that it starts later.
 pub fn block_signals(signals: &[Signal]) -> io::Result<()> {
@@ -101,20 +101,6 @@ pub fn open_tap(pattern: &str, queues: u16) -> io::Result<(String, Vec<OwnedFd>)
     let name = request.ifr_name.iter().take_while(|&&byte| byte != 0).map(|&byte| byte as u8).collect();
     let name = String::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData)?;
     Ok((name, taps))
-}
-
-/// Makes a copy of this process; none: this is the copy.
-///
-/// # Errors
-///
-/// Also when this process has other threads, whose locks the copy would find locked for ever.
-pub fn fork() -> io::Result<Option<Pid>> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
-        return Err(io::Error::other("this process has several threads"));
-    }
-    // SAFETY: there is no other thread, so that the copy has all that this process has.
-    let pid = unsafe { libc::fork() };
-    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(Pid::from_raw(pid)) }
 }
 
 /// Lets the program of `command` be killed when the thread that starts it ends.

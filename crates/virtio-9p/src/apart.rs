@@ -46,11 +46,11 @@ pub(crate) struct Remote {
     /// How many that are.
     under_way: usize,
     finished: VecDeque<Served>,
-    /// Nothing is expected of the server any more.
-    is_lost: bool,
-    /// Called then.
-    lost: Option<Box<dyn FnOnce() + Send>>,
+    /// Called when nothing is expected of the server any more, and gone then.
+    lost: Option<OnLost>,
 }
+
+type OnLost = Box<dyn FnOnce() + Send>;
 
 /// The server's end: serves a device in another process.
 pub struct Servant {
@@ -62,7 +62,7 @@ pub struct Servant {
 pub(crate) struct Lost;
 
 /// Both ends, for messages of at most `msize` bytes.
-pub(crate) fn pair(msize: u32) -> io::Result<(Remote, Servant)> {
+pub(crate) fn pair(msize: u32, lost: OnLost) -> io::Result<(Remote, Servant)> {
     // A message that is too long is refused by the server, so that much of it must arrive.
     let slots = Slots::new(QUEUE_SIZE.into(), msize as usize + 1)?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
@@ -81,8 +81,7 @@ pub(crate) fn pair(msize: u32) -> io::Result<(Remote, Servant)> {
         requests,
         under_way: 0,
         finished: VecDeque::new(),
-        is_lost: false,
-        lost: None,
+        lost: Some(lost),
     };
     Ok((remote, Servant { socket: theirs, slots }))
 }
@@ -128,12 +127,11 @@ impl Remote {
         &self.socket
     }
 
-    pub fn when_lost(&mut self, call: impl FnOnce() + Send + 'static) {
-        self.lost = Some(Box::new(call));
+    fn is_lost(&self) -> bool {
+        self.lost.is_none()
     }
 
     fn lost(&mut self) -> Lost {
-        self.is_lost = true;
         if let Some(call) = self.lost.take() {
             call();
         }
@@ -142,7 +140,7 @@ impl Remote {
 
     /// Gives a request to the server. There must be fewer under way than a queue has entries.
     pub fn submit(&mut self, tag: u16, chain: Chain) -> Result<(), Lost> {
-        if self.is_lost {
+        if self.is_lost() {
             return Err(Lost);
         }
         // The first that is free: memory that was used before.
@@ -162,11 +160,15 @@ impl Remote {
 
     /// The next request that was answered, its answer in place.
     pub fn finished(&mut self) -> Result<Option<Served>, Lost> {
-        if self.is_lost {
-            return Err(Lost);
+        match self.finished.pop_front() {
+            Some(served) if !self.is_lost() => Ok(Some(served)),
+            _ => self.hear(),
         }
-        if let Some(served) = self.finished.pop_front() {
-            return Ok(Some(served));
+    }
+
+    fn hear(&mut self) -> Result<Option<Served>, Lost> {
+        if self.is_lost() {
+            return Err(Lost);
         }
         // Also when nothing is under way: the server may have ended, or say what nobody has asked for.
         match receive(&self.socket) {
@@ -186,14 +188,12 @@ impl Remote {
 
     /// Waits until there is none under way. [`finished`](Self::finished) has what became of them.
     pub fn wait(&mut self) -> Result<(), Lost> {
-        let mut all = VecDeque::new();
-        while self.under_way > 0 || !self.finished.is_empty() {
-            match self.finished()? {
-                Some(served) => all.push_back(served),
+        while self.under_way > 0 {
+            match self.hear()? {
+                Some(served) => self.finished.push_back(served),
                 None => self.sleep()?,
             }
         }
-        self.finished = all;
         Ok(())
     }
 
@@ -210,7 +210,7 @@ impl Remote {
     pub fn reset(&mut self) -> Result<(), Lost> {
         self.wait()?;
         self.finished.clear();
-        if self.is_lost {
+        if self.is_lost() {
             return Err(Lost);
         }
         send(&self.socket, [RESET, 0, 0, 0]).map_err(|_| self.lost())?;

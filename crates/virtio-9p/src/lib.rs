@@ -151,6 +151,10 @@ impl Here {
     }
 }
 
+fn check_tag(tag: &str) -> Result<(), NewError> {
+    if tag.is_empty() || tag.len() > MAX_TAG { Err(NewError::Tag(tag.into())) } else { Ok(()) }
+}
+
 impl From<Lost> for QueueError {
     fn from(Lost: Lost) -> Self {
         Self::Ended("the share's server")
@@ -212,7 +216,8 @@ impl NineP {
     ///
     /// The tag is empty or longer than [`MAX_TAG`] bytes, or there is no descriptor left.
     pub fn new(tag: &str, server: Server) -> Result<Self, NewError> {
-        Self::with(tag, || Here::new(server).map(Work::Here))
+        check_tag(tag)?;
+        Ok(Self::with(tag, Work::Here(Here::new(server).map_err(NewError::Descriptor)?)))
     }
 
     /// The same, without the server, which is for another process: fork, call [`Servant::serve`] there, and drop the
@@ -226,31 +231,22 @@ impl NineP {
         limits: Limits,
         lost: impl FnOnce() + Send + 'static,
     ) -> Result<(Self, Servant), NewError> {
-        let mut servant = None;
-        let device = Self::with(tag, || {
-            let (mut remote, theirs) = apart::pair(limits.msize)?;
-            remote.when_lost(lost);
-            servant = Some(theirs);
-            Ok(Work::Apart(remote))
-        })?;
-        let servant = servant.ok_or_else(|| NewError::Descriptor(io::ErrorKind::NotFound.into()))?;
-        Ok((device, servant))
+        check_tag(tag)?;
+        let (remote, servant) = apart::pair(limits.msize, Box::new(lost)).map_err(NewError::Descriptor)?;
+        Ok((Self::with(tag, Work::Apart(remote)), servant))
     }
 
-    fn with(tag: &str, work: impl FnOnce() -> io::Result<Work>) -> Result<Self, NewError> {
-        if tag.is_empty() || tag.len() > MAX_TAG {
-            return Err(NewError::Tag(tag.into()));
-        }
-        Ok(Self {
+    fn with(tag: &str, work: Work) -> Self {
+        Self {
             tag: tag.into(),
-            work: work().map_err(NewError::Descriptor)?,
+            work,
             queue: None,
             under_way: Vec::new(),
             flushes: Vec::new(),
             held_up: false,
             #[cfg(feature = "record")]
             recording: record::Recording::of(tag),
-        })
+        }
     }
 
     /// Starts the threads that wait for the host, named after `name`. Each calls `enter` first, to confine itself,

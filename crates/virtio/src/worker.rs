@@ -144,8 +144,7 @@ impl<D: Device> Worker<D> {
     fn check(&mut self, result: Result<(), QueueError>, ops: &mut EventOps) {
         if let Err(QueueError::Ended(what)) = result {
             log::debug!("virtio device {}: {what} has ended", self.device.kind().0);
-            self.reset(ops);
-            self.interrupt.needs_reset();
+            self.give_up(ops);
         } else if let Err(e) = result {
             let cause = std::error::Error::source(&e).map(|c| format!(": {c}")).unwrap_or_default();
             self.fail(&format_args!("{e}{cause}"), ops);
@@ -158,6 +157,10 @@ impl<D: Device> Worker<D> {
         if self.failures <= LOGGED_FAILURES {
             log::warn!("virtio device {}: {why}; it needs a reset", self.device.kind().0);
         }
+        self.give_up(ops);
+    }
+
+    fn give_up(&mut self, ops: &mut EventOps) {
         self.reset(ops);
         self.interrupt.needs_reset();
     }

@@ -10,6 +10,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags},
+    io::retry_on_intr,
     process::{
         Pid, PidfdFlags, Signal, WaitOptions, getppid, kill_process, pidfd_open, pidfd_send_signal,
         set_parent_process_death_signal, waitpid,
@@ -42,38 +43,43 @@ impl Process {
     /// This process has other threads, whose locks the copy would find locked for ever; or there is no room for one more.
     pub fn start(name: &str, keep: &[RawFd], body: impl FnOnce()) -> Result<Self, Error> {
         let failed = |e: io::Error| Error::System("start a process", e);
-        if !is_alone()? {
-            return Err(failed(io::Error::other("this process has several threads")));
-        }
         let parent = process::id();
-        // SAFETY: there is no other thread, so the copy has all that this process has, locks too.
-        match unsafe { libc::fork() } {
-            0 => {
-                let ran = catch_unwind(AssertUnwindSafe(|| {
-                    match prepare(name, parent, keep) {
-                        Ok(()) => body(),
-                        Err(e) => log::error!("the process {name} can't start: {e}"),
-                    };
-                }));
-                // Not by `exit`, which would write out what this process's buffers hold.
-                // SAFETY: ends the process.
-                unsafe { libc::_exit(ran.is_err().into()) }
-            }
-            -1 => Err(failed(io::Error::last_os_error())),
-            pid => {
-                let pid = Pid::from_raw(pid).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-                // Its number is its own until it is waited for.
-                let descriptor = pidfd_open(pid, PidfdFlags::empty());
-                match descriptor {
-                    Ok(descriptor) => Ok(Self { pid, descriptor }),
-                    Err(e) => {
-                        let _ = kill_process(pid, Signal::KILL);
-                        Err(failed(e.into()))
-                    }
-                }
-            }
-        }
+        let Some(pid) = fork().map_err(failed)? else {
+            let ran = catch_unwind(AssertUnwindSafe(|| {
+                match prepare(name, parent, keep) {
+                    Ok(()) => body(),
+                    Err(e) => log::error!("the process {name} can't start: {e}"),
+                };
+            }));
+            end(ran.is_err().into())
+        };
+        // Its number is its own until it is waited for.
+        let descriptor = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| {
+            let _ = kill_process(pid, Signal::KILL);
+            failed(e.into())
+        })?;
+        Ok(Self { pid, descriptor })
     }
+}
+
+/// Makes a copy of this process; none: this is the copy.
+///
+/// # Errors
+///
+/// Also when this process has other threads, whose locks the copy would find locked for ever.
+pub fn fork() -> io::Result<Option<Pid>> {
+    if !is_alone()? {
+        return Err(io::Error::other("this process has several threads"));
+    }
+    // SAFETY: there is no other thread, so that the copy has all that this process has.
+    let pid = unsafe { libc::fork() };
+    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(Pid::from_raw(pid)) }
+}
+
+/// Ends a copy of this process. Not by `exit`, which would write out what the first one's buffers hold.
+pub(crate) fn end(status: i32) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(status) }
 }
 
 impl Drop for Process {
@@ -81,16 +87,15 @@ impl Drop for Process {
         // Fails when it has ended, and that is what is wanted.
         let _ = pidfd_send_signal(&self.descriptor, Signal::KILL);
         let mut end = [PollFd::new(&self.descriptor, PollFlags::IN)];
-        while matches!(poll(&mut end, Some(&ENDS_WITHIN)), Err(rustix::io::Errno::INTR)) {}
+        let _ = retry_on_intr(|| poll(&mut end, Some(&ENDS_WITHIN)));
         // Fails when somebody else has waited for it.
         let _ = waitpid(Some(self.pid), WaitOptions::NOHANG);
     }
 }
 
 /// Whether this process has one thread.
-pub(crate) fn is_alone() -> Result<bool, Error> {
-    let threads = fs::read_dir("/proc/self/task").map_err(Error::system("count this process's threads"))?;
-    Ok(threads.count() == 1)
+pub(crate) fn is_alone() -> io::Result<bool> {
+    Ok(fs::read_dir("/proc/self/task")?.count() == 1)
 }
 
 fn prepare(name: &str, parent: u32, keep: &[RawFd]) -> io::Result<()> {

@@ -132,13 +132,21 @@ pub fn confine_thread_to(kind: ThreadKind, reach: Reach) -> Result<(), Error> {
     seccomp::install(kind)
 }
 
+/// Whether this thread, of a device or of what serves one, is confined now, and may go on.
+pub(crate) fn confine(kind: ThreadKind, reach: Result<Reach, Error>) -> bool {
+    reach
+        .and_then(|reach| confine_thread_to(kind, reach))
+        .inspect_err(|e| log::error!("a thread can't be confined, so it does not start: {e}"))
+        .is_ok()
+}
+
 /// Leaves the host's namespaces, if the policy says so.
 pub(crate) fn leave_namespaces(policy: &Policy, are_servers_apart: bool) -> Result<Confinement, Error> {
     let namespaces = if !policy.namespaces {
         Err("not asked for".into())
     } else if !are_servers_apart {
         Err("this process serves files, whose owners would be nobody".into())
-    } else if !apart::is_alone()? {
+    } else if !apart::is_alone().map_err(Error::system("count this process's threads"))? {
         Err("this process has several threads".into())
     } else {
         match namespaces::may_leave() {

@@ -18,7 +18,7 @@ use virtio_vsock::Vsock;
 use vmm_sys_util::eventfd::EFD_CLOEXEC;
 
 use crate::{
-    CustomDevice, Error, Process, Reach, ThreadKind, bus::MMIO_BASE, confine_thread_to, resources::Interface,
+    CustomDevice, Error, Process, Reach, ThreadKind, bus::MMIO_BASE, confine::confine, resources::Interface,
     share::Served,
 };
 
@@ -191,14 +191,6 @@ impl<'a> Devices<'a> {
 /// that is no exception's. It could be an NMI, an SMI or an INIT as well, which no device has a use for.
 fn is_interrupt(address: u32, data: u32) -> bool {
     address >> 20 == 0xfee && (32..=255).contains(&data)
-}
-
-/// Whether this thread of a device is confined now, and may go on.
-pub(crate) fn confine(kind: ThreadKind, reach: Result<Reach, Error>) -> bool {
-    reach
-        .and_then(|reach| confine_thread_to(kind, reach))
-        .inspect_err(|e| log::error!("a device's thread can't be confined, so it does not start: {e}"))
-        .is_ok()
 }
 
 #[cfg(test)]

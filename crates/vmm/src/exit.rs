@@ -1,6 +1,11 @@
-//! How a VM ended.
+//! How a VM ended, and where that is told.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::mpsc::{Receiver, Sender, channel},
+};
+
+use crate::Error;
 
 /// How a VM ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,5 +32,21 @@ impl fmt::Display for Exit {
             Self::TripleFault => "triple fault",
             Self::Stopped => "stopped",
         })
+    }
+}
+
+/// Where the end of a VM is told.
+#[derive(Clone)]
+pub(crate) struct Ends(Sender<Result<Exit, Error>>);
+
+impl Ends {
+    pub(crate) fn new() -> (Self, Receiver<Result<Exit, Error>>) {
+        let (sender, ended) = channel();
+        (Self(sender), ended)
+    }
+
+    pub(crate) fn send(&self, end: Result<Exit, Error>) {
+        // Nobody waits any more: the VM has ended.
+        let _ = self.0.send(end);
     }
 }

@@ -44,7 +44,7 @@ mod share;
 mod vcpu;
 mod vm;
 
-pub use apart::Process;
+pub use apart::{Process, fork};
 pub use config::{
     Config, Console, CustomDevice, Disk, DiskImage, Initramfs, Link, MAX_DEVICES, MAX_VCPUS, MIN_MEMORY,
     Network, Share, Vsock, VsockListener, VsockPort,

@@ -3,11 +3,13 @@
 use std::{fs, io};
 
 use rustix::{
-    io::Errno,
+    io::retry_on_intr,
     mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
-    process::{Pid, WaitOptions, chdir, getgid, getuid, pivot_root, waitpid},
+    process::{WaitOptions, chdir, getgid, getuid, pivot_root, waitpid},
     thread::{CapabilitySet, CapabilitySets, UnshareFlags, set_capabilities},
 };
+
+use crate::apart;
 
 /// Why a process has not left.
 #[derive(Debug)]
@@ -25,33 +27,18 @@ pub(crate) enum Failed {
 ///
 /// What it fails with.
 pub(crate) fn may_leave() -> io::Result<()> {
-    // SAFETY: the caller sees to it that there is no other thread; the copy makes system calls, and ends.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => {
-            // A network namespace is the dear part of it, and comes with the others or not at all.
-            let errno = match leave_into(UnshareFlags::NEWNS) {
-                Ok(()) => 0,
-                Err(Failed::AtOnce(e) | Failed::HalfWay(e)) => e.raw_os_error().unwrap_or(libc::EIO),
-            };
-            // SAFETY: ends the process.
-            unsafe { libc::_exit(errno) }
-        }
-        pid => {
-            let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
-            loop {
-                match waitpid(Some(pid), WaitOptions::empty()) {
-                    Err(Errno::INTR) => {}
-                    Ok(Some((_, status))) => match status.exit_status() {
-                        Some(0) => return Ok(()),
-                        Some(errno) => return Err(io::Error::from_raw_os_error(errno)),
-                        None => return Err(io::Error::other("it was killed for trying")),
-                    },
-                    Ok(None) => return Err(io::ErrorKind::NotFound.into()),
-                    Err(e) => return Err(e.into()),
-                }
-            }
-        }
+    let Some(copy) = apart::fork()? else {
+        // A network namespace is the dear part of it, and comes with the others or not at all.
+        apart::end(match leave_into(UnshareFlags::NEWNS) {
+            Ok(()) => 0,
+            Err(Failed::AtOnce(e) | Failed::HalfWay(e)) => e.raw_os_error().unwrap_or(libc::EIO),
+        })
+    };
+    let ended = retry_on_intr(|| waitpid(Some(copy), WaitOptions::empty()))?;
+    match ended.and_then(|(_, status)| status.exit_status()) {
+        Some(0) => Ok(()),
+        Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+        None => Err(io::Error::other("it was killed for trying")),
     }
 }
 

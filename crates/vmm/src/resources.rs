@@ -15,7 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::{
     Config, Console, CustomDevice, Disk, DiskImage, Error, Initramfs, Link, MAX_DEVICES, MAX_VCPUS, Network,
-    Policy, Share, Vm, VsockListener, command_line::command_line, confine, memory, share, vm::Ends,
+    Policy, Share, Vm, VsockListener, command_line::command_line, confine, exit::Ends, memory, share,
 };
 
 /// What KVM must have. Each is in Linux 4.20 or before.

@@ -6,7 +6,7 @@ use ninep::{Export, Limits, Server};
 use rustix::process::{Resource, getrlimit};
 use virtio_9p::{NewError, NineP};
 
-use crate::{Error, Policy, Process, Reach, Rights, Share, ThreadKind, apart, devices::confine, vm::Ends};
+use crate::{Error, Policy, Process, Reach, Rights, Share, ThreadKind, apart, confine::confine, exit::Ends};
 
 /// A share whose server runs, or is to run on the device's threads.
 pub(crate) struct Served {
@@ -23,7 +23,8 @@ pub(crate) struct Served {
 /// Makes the devices of shares, and starts a process for each share's server if the policy says so and this process has
 /// no threads yet. `ends` is told when one ends before its device.
 pub(crate) fn serve(shares: Vec<Share>, policy: &Policy, ends: &Ends) -> Result<Vec<Served>, Error> {
-    let are_apart = policy.processes && apart::is_alone()?;
+    let are_apart =
+        policy.processes && apart::is_alone().map_err(Error::system("count this process's threads"))?;
     let limits = match are_apart {
         true => limits(1, RESERVED_APART),
         false => limits(shares.len(), RESERVED),

@@ -15,8 +15,8 @@ use crate::{
     bus::Bus,
     confine_thread,
     cpu::{Cpu, Start},
+    exit::Ends,
     gate::{Counter, Gate, Passed, Registers},
-    vm::Ends,
 };
 
 const STACK: usize = 256 << 10;

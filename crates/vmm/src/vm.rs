@@ -2,10 +2,7 @@
 
 use std::{
     os::fd::BorrowedFd,
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Receiver, Sender, channel},
-    },
+    sync::{Arc, Mutex, PoisonError, mpsc::Receiver},
     time::Duration,
 };
 
@@ -21,6 +18,7 @@ use crate::{
     console::{Ring, SerialPort},
     cpu::{Cpu, Start},
     devices::{Devices, Workers},
+    exit::Ends,
     gate::{Exits, Gate, Registers},
     memory::{self, GuestRam},
     share::Served,
@@ -35,22 +33,6 @@ const SERIAL_GSI: u32 = 4;
 
 /// How long a kernel that has panicked may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(3);
-
-/// Where the end of a VM is told.
-#[derive(Clone)]
-pub(crate) struct Ends(Sender<Result<Exit, Error>>);
-
-impl Ends {
-    pub(crate) fn new() -> (Self, Receiver<Result<Exit, Error>>) {
-        let (sender, ended) = channel();
-        (Self(sender), ended)
-    }
-
-    pub(crate) fn send(&self, end: Result<Exit, Error>) {
-        // Nobody waits any more: the VM has ended.
-        let _ = self.0.send(end);
-    }
-}
 
 /// A VM that is ready to run. Dropping it frees all that it has.
 pub struct Vm {
