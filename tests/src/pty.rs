@@ -7,9 +7,13 @@ use std::{
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{Termios, Winsize, tcgetattr, tcsetwinsize},
 };
+
+/// For how long nothing may come while something is waited for.
+const SILENCE: Timespec = Timespec { tv_sec: 120, tv_nsec: 0 };
 
 /// A terminal of 33 rows and 91 columns.
 pub struct Pty {
@@ -44,14 +48,21 @@ impl Pty {
         self.master.write_all(keys).unwrap();
     }
 
-    /// Waits until there is such a text on it, and returns all that was.
+    /// Waits until there is such a text on it, and returns all that was. Fails with that when nothing comes any more.
+    #[track_caller]
     pub fn wait_for(&mut self, text: &str) -> String {
         let mut chunk = [0; 1000];
-        while !String::from_utf8_lossy(&self.seen).contains(text) {
+        loop {
+            let seen = String::from_utf8_lossy(&self.seen);
+            if seen.contains(text) {
+                return seen.into_owned();
+            }
+            let mut readable = [PollFd::new(&self.master, PollFlags::IN)];
+            let count = poll(&mut readable, Some(&SILENCE)).unwrap();
+            assert!(count > 0, "there is no {text:?} on the terminal, but {seen:?}");
             let count = self.master.read(&mut chunk).unwrap();
             self.seen.extend(&chunk[..count]);
         }
-        String::from_utf8_lossy(&self.seen).into_owned()
     }
 
     /// Fails unless its modes are those that it had at first.

@@ -134,7 +134,8 @@ fn a_terminal_is_a_terminal_of_the_hosts_size() {
     let Some(command) = run(["--", "sh", "-c", "tty; stty size; exec cat"]) else { return };
     let mut terminal = Pty::default();
     let mut child = terminal.start(command);
-    let text = terminal.wait_for("33 91");
+    // With the end of its line: a key that is pressed between the two is shown there.
+    let text = terminal.wait_for("33 91\r\n");
     assert!(text.contains("/dev/pts/"), "{text}");
     terminal.press(b"hello\r");
     // The terminal's echo, and what cat says: it runs. (A shell loses a Ctrl-C between its fork and its exec.)
