@@ -155,12 +155,17 @@ impl<T: FnMut(&[u8]) -> Vec<u8>> Client<T> {
     ///
     /// The server's.
     pub fn open(&mut self, fid: u32, flags: u32) -> Result<Qid, Errno> {
-        let body = self.call(&Request::Lopen { fid: Fid(fid), flags })?;
-        Ok(decode(&body, |reader| {
-            let qid = qid(reader)?;
-            assert_eq!(reader.u32()?, 0, "iounit");
-            Ok(qid)
-        }))
+        self.call(&Request::Lopen { fid: Fid(fid), flags }).map(|body| opened(&body))
+    }
+
+    /// Twalkopen.
+    ///
+    /// # Errors
+    ///
+    /// The server's.
+    pub fn walk_open(&mut self, fid: u32, new_fid: u32, flags: u32) -> Result<Qid, Errno> {
+        let request = Request::WalkOpen { fid: Fid(fid), new_fid: Fid(new_fid), flags };
+        self.call(&request).map(|body| opened(&body))
     }
 
     /// Tread.
@@ -424,6 +429,15 @@ fn decode<'a, V>(body: &'a [u8], read: impl FnOnce(&mut Reader<'a>) -> Result<V,
     let value = read(&mut reader).expect("a reply holds its fields");
     assert!(reader.is_empty(), "bytes follow the last field of a reply");
     value
+}
+
+/// The body of Rlopen.
+fn opened(body: &[u8]) -> Qid {
+    decode(body, |reader| {
+        let qid = qid(reader)?;
+        assert_eq!(reader.u32()?, 0, "iounit");
+        Ok(qid)
+    })
 }
 
 fn qid(reader: &mut Reader<'_>) -> Result<Qid, Malformed> {

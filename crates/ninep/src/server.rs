@@ -231,7 +231,10 @@ impl Server {
                 let Walked { qids, count, attributes } = self.walk(fid, new_fid, &names)?;
                 Ok(Response::WalkAttributes { qids, count, attributes: attributes.or(here) })
             }
-            Request::Lopen { fid, flags } => self.open(fid, flags),
+            Request::WalkOpen { fid, new_fid, flags } => {
+                self.walk_open(fid, new_fid, flags).map(Response::WalkOpen)
+            }
+            Request::Lopen { fid, flags } => self.open(fid, flags).map(Response::Lopen),
             Request::Read { fid, offset, count } => self.read(fid, offset, count, room, reply),
             Request::Readdir { fid, offset, count } => self.readdir(fid, offset, count, room, reply),
             Request::Getattr { fid, .. } => self.attributes(fid).map(Response::Getattr),
@@ -314,7 +317,7 @@ impl Server {
         Ok(Response::Attach(qid))
     }
 
-    fn open(&self, fid: Fid, flags: u32) -> Result<Response<'static>, Errno> {
+    fn open(&self, fid: Fid, flags: u32) -> Result<Qid, Errno> {
         use open_flags::{ACCESS_MODE, APPEND, CREATE, DIRECTORY, TRUNCATE};
         let state = self.fids.get(fid)?;
         if state.handle().is_some() {
@@ -334,7 +337,7 @@ impl Server {
         let permit = self.open_files.take().ok_or(Errno::NFILE)?;
         let (handle, qid) = self.open_node(node, flags)?;
         state.open(Open { handle, _permit: permit })?;
-        Ok(Response::Lopen(qid))
+        Ok(qid)
     }
 
     fn open_node(&self, node: &Arc<Node>, flags: u32) -> Result<(Handle, Qid), Errno> {

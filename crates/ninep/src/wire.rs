@@ -214,6 +214,8 @@ pub mod kind {
     pub const TUNLINKAT: u8 = 76;
     /// An extension of this server's, of which a client that speaks 9P2000.L alone knows nothing.
     pub const TWALKATTR: u8 = 80;
+    /// Another.
+    pub const TWALKOPEN: u8 = 82;
     pub const TVERSION: u8 = 100;
     pub const TAUTH: u8 = 102;
     pub const TATTACH: u8 = 104;

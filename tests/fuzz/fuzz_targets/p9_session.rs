@@ -83,6 +83,11 @@ enum Message {
         fid: u8,
         flags: u8,
     },
+    WalkOpen {
+        fid: u8,
+        new_fid: u8,
+        flags: u8,
+    },
     Read {
         fid: u8,
         offset: u32,
@@ -264,8 +269,11 @@ impl Message {
                 encode(tag, &Request::Walk { fid: fid(from), new_fid: fid(new_fid), names: walk })
             }
             Self::Open { fid: file, flags } => {
-                let flags = if *flags < 128 { 0 } else { 1 << (*flags & 31) };
-                encode(tag, &Request::Lopen { fid: fid(file), flags })
+                encode(tag, &Request::Lopen { fid: fid(file), flags: open_flags(*flags) })
+            }
+            Self::WalkOpen { fid: from, new_fid, flags } => {
+                let flags = open_flags(*flags);
+                encode(tag, &Request::WalkOpen { fid: fid(from), new_fid: fid(new_fid), flags })
             }
             Self::Read { fid: file, offset, count } => {
                 encode(tag, &Request::Read { fid: fid(file), offset: (*offset).into(), count: *count })
@@ -297,6 +305,11 @@ fn frame(kind: u8, tag: u16, body: &[u8]) -> Vec<u8> {
     message.extend(tag.to_le_bytes());
     message.extend(body);
     message
+}
+
+/// Half of the time none, or one.
+fn open_flags(byte: u8) -> u32 {
+    if byte < 128 { 0 } else { 1 << (byte & 31) }
 }
 
 fn about(fid: Fid, what: u8) -> Request<'static> {

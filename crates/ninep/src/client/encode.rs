@@ -34,6 +34,7 @@ pub fn message_kind(request: &Request<'_>) -> u8 {
         Request::Flush { .. } => kind::TFLUSH,
         Request::Walk { .. } => kind::TWALK,
         Request::WalkAttributes { .. } => kind::TWALKATTR,
+        Request::WalkOpen { .. } => kind::TWALKOPEN,
         Request::Lopen { .. } => kind::TLOPEN,
         Request::Lcreate { .. } => kind::TLCREATE,
         Request::Read { .. } => kind::TREAD,
@@ -92,6 +93,11 @@ fn encode_body(request: &Request<'_>, w: &mut Writer<'_>) -> Result<(), Overflow
             w.u32(new_fid.0)?;
             w.u16(u16::try_from(names.steps().len()).map_err(|_| Overflow)?)?;
             names.steps().iter().try_for_each(|step| w.string(step.as_bytes()))
+        }
+        Request::WalkOpen { fid, new_fid, flags } => {
+            w.u32(fid.0)?;
+            w.u32(new_fid.0)?;
+            w.u32(flags)
         }
         Request::Lopen { fid, flags } => {
             w.u32(fid.0)?;

@@ -1,4 +1,4 @@
-//! Twalk, and Twalkattr, which also says what is there.
+//! Twalk; Twalkattr, which also says what is there; and Twalkopen, which opens it.
 
 use std::sync::Arc;
 
@@ -46,5 +46,15 @@ impl Server {
             self.fids.insert(new_fid, walked)?;
         }
         Ok(Walked { qids, count: names.steps().len(), attributes })
+    }
+
+    /// A walk of no name, and an open of the new fid, which is not made if that fails.
+    pub(super) fn walk_open(&self, fid: Fid, new_fid: Fid, flags: u32) -> Result<Qid, Errno> {
+        if fid == new_fid {
+            return Err(Errno::INVAL);
+        }
+        self.walk(fid, new_fid, &Walk::EMPTY)?;
+        // The client may have forgotten it meanwhile.
+        self.open(new_fid, flags).inspect_err(|_| drop(self.fids.remove(new_fid)))
     }
 }

@@ -23,6 +23,8 @@ pub enum Request<'a> {
     Walk { fid: Fid, new_fid: Fid, names: Walk<'a> },
     /// Twalkattr: the same, and the attributes of what it leads to. Laid out as Twalk.
     WalkAttributes { fid: Fid, new_fid: Fid, names: Walk<'a> },
+    /// Twalkopen: makes `new_fid` what `fid` is, and opens it.
+    WalkOpen { fid: Fid, new_fid: Fid, flags: u32 },
     /// Opens `fid` for reading or writing.
     Lopen { fid: Fid, flags: u32 },
     /// Creates a file in the directory `fid` and makes `fid` that file, open.
@@ -197,6 +199,7 @@ impl<'a> Request<'a> {
             kind::TWALKATTR => {
                 Self::WalkAttributes { fid: r.fid()?, new_fid: r.fid()?, names: Walk::read(r)? }
             }
+            kind::TWALKOPEN => Self::WalkOpen { fid: r.fid()?, new_fid: r.fid()?, flags: r.u32()? },
             kind::TLOPEN => Self::Lopen { fid: r.fid()?, flags: r.u32()? },
             kind::TLCREATE => Self::Lcreate {
                 fid: r.fid()?,

@@ -22,6 +22,8 @@ pub enum Response<'a> {
     WalkAttributes { qids: [Qid; MAX_WALK], count: usize, attributes: Option<Attributes> },
     /// Rlopen. The unit of input and output is left to the client, which takes msize - 24.
     Lopen(Qid),
+    /// Rwalkopen, as Rlopen.
+    WalkOpen(Qid),
     /// Rlcreate, as Rlopen.
     Lcreate(Qid),
     /// Rmkdir, Rmknod or Rsymlink: the reply to a request of this type.
@@ -108,6 +110,7 @@ impl Response<'_> {
             Self::Walk { .. } => kind::TWALK + 1,
             Self::WalkAttributes { .. } => kind::TWALKATTR + 1,
             Self::Lopen(_) => kind::TLOPEN + 1,
+            Self::WalkOpen(_) => kind::TWALKOPEN + 1,
             Self::Lcreate(_) => kind::TLCREATE + 1,
             Self::Made { request, .. } => request.wrapping_add(1),
             Self::Write { .. } => kind::TWRITE + 1,
@@ -158,7 +161,7 @@ impl Response<'_> {
                 encode_walk(w, qids, *count)?;
                 attributes.iter().try_for_each(|attributes| attributes.encode(w))
             }
-            Self::Lopen(qid) | Self::Lcreate(qid) => {
+            Self::Lopen(qid) | Self::WalkOpen(qid) | Self::Lcreate(qid) => {
                 w.qid(*qid)?;
                 w.u32(0)
             }

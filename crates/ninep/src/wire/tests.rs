@@ -31,7 +31,7 @@ impl Fields {
         let name = Name::new(&self.names[0]).unwrap();
         let new_name = Name::new(&self.names[1]).unwrap();
         let kind = LockKind(self.which);
-        match self.which % 29 {
+        match self.which % 30 {
             0 => Request::Version { msize: a, version: text },
             1 => Request::Auth { afid: fid, uname: text, aname: more, n_uname: b },
             2 => Request::Attach { fid, afid: other, uname: text, aname: more, n_uname: c },
@@ -47,6 +47,7 @@ impl Fields {
                 }
             }
             5 => Request::Lopen { fid, flags: b },
+            29 => Request::WalkOpen { fid, new_fid: other, flags: c },
             6 => Request::Lcreate { fid, name, flags: b, mode: c, gid: d },
             7 => Request::Read { fid, offset: l, count: b },
             8 => Request::Write { fid, offset: l, data: text },

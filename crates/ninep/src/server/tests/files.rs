@@ -166,6 +166,49 @@ fn a_walk_with_attributes_is_a_walk_and_a_getattr() {
 }
 
 #[test]
+fn an_opening_walk_is_a_walk_and_an_open() {
+    use crate::wire::open_flags::{APPEND, DIRECTORY, READ_WRITE, TRUNCATE, WRITE_ONLY};
+    let host = Host::new();
+    for server in [host.server(), host.writable()] {
+        let mut client = session(&server);
+        for path in ["note", "deep", "link", "fifo", ".."] {
+            client.walk(SHARE, 2, path).unwrap();
+            for flags in [0, WRITE_ONLY, READ_WRITE | APPEND, READ_WRITE | WRITE_ONLY, DIRECTORY, 1 << 30] {
+                client.walk(2, 3, "").unwrap();
+                let apart = client.open(3, flags);
+                let read = client.read(3, 0, 100);
+                client.clunk(3).unwrap();
+                assert_eq!(client.walk_open(2, 4, flags), apart, "{path}: {flags:#o}");
+                match apart {
+                    Ok(_) => {
+                        assert_eq!(client.read(4, 0, 100), read, "{path}: {flags:#o}");
+                        client.clunk(4).unwrap();
+                    }
+                    Err(_) => assert_eq!(client.clunk(4), Err(Errno::BADF), "{path}: {flags:#o}"),
+                }
+                // What it comes from stays as it was.
+                assert_eq!(client.read(2, 0, 100), Err(Errno::BADF), "{path}: {flags:#o}");
+            }
+            client.clunk(2).unwrap();
+        }
+        client.walk(SHARE, 2, "note").unwrap();
+        // Refused before anything is done.
+        for (from, to, errno) in [(2, 2, Errno::INVAL), (2, SHARE, Errno::INVAL), (99, 3, Errno::BADF)] {
+            assert_eq!(client.walk_open(from, to, READ_WRITE | TRUNCATE), Err(errno), "{from}, {to}");
+        }
+        assert_eq!(client.getattr(2).unwrap().size, 5);
+    }
+    // From one that is open, too.
+    let server = host.writable();
+    let mut client = session(&server);
+    client.walk(SHARE, 2, "note").unwrap();
+    client.open(2, 0).unwrap();
+    client.walk_open(2, 3, READ_WRITE | TRUNCATE).unwrap();
+    assert_eq!(client.write(3, 0, b"new").unwrap(), 3);
+    assert_eq!(client.read(2, 0, 100).unwrap(), b"new");
+}
+
+#[test]
 fn an_open_fid_can_be_cloned_but_not_moved() {
     let host = Host::new();
     let server = host.server();
