@@ -166,6 +166,11 @@ impl Remote {
         }
     }
 
+    /// Whether every request has been answered, and every answer handed out.
+    pub fn is_done(&self) -> bool {
+        self.under_way == 0 && self.finished.is_empty()
+    }
+
     fn hear(&mut self) -> Result<Option<Served>, Lost> {
         if self.is_lost() {
             return Err(Lost);
