@@ -92,7 +92,7 @@ impl FidTable {
     }
 
     /// Adds a fid: `EINVAL` for one in use and for `P9_NOFID`, `ENFILE` when there are too many.
-    pub fn insert(&self, fid: Fid, state: FidState) -> Result<(), Errno> {
+    pub fn insert(&self, fid: Fid, state: FidState) -> Result<Arc<FidState>, Errno> {
         let mut fids = self.lock();
         if fid == Fid::NONE || fids.contains_key(&fid) {
             return Err(Errno::INVAL);
@@ -100,8 +100,17 @@ impl FidTable {
         if fids.len() >= self.limit {
             return Err(Errno::NFILE);
         }
-        fids.insert(fid, Arc::new(state));
-        Ok(())
+        let state = Arc::new(state);
+        fids.insert(fid, Arc::clone(&state));
+        Ok(state)
+    }
+
+    /// Forgets a fid that still stands for `state`.
+    pub fn forget(&self, fid: Fid, state: &Arc<FidState>) {
+        let mut fids = self.lock();
+        if fids.get(&fid).is_some_and(|current| Arc::ptr_eq(current, state)) {
+            fids.remove(&fid);
+        }
     }
 
     /// Makes a fid stand for something else, if it still stands for `old`: `EBADF` otherwise.

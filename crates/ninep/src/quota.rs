@@ -3,7 +3,8 @@
 //! Counted is what this client has done since its server was made: names it made less names it removed, and
 //! bytes by which it made files longer less those it cut off or removed, neither below zero. A file that is
 //! removed counts until nobody has it open, so that nothing can be hidden in files without a name. Bytes are
-//! those of sizes: a hole counts.
+//! those of sizes: a hole counts. Each change is made and counted under one lock, so that no two requests that are
+//! under way together give back the same bytes.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -51,13 +52,23 @@ impl Quota {
         Ok(made)
     }
 
-    /// A name of this file, as it was before, is gone.
-    pub fn removed(&self, was: &Metadata) {
+    /// Makes a change by which what `look` finds may lose a name; `is_gone` says of it whether it has.
+    pub fn remove_name<T>(
+        &self,
+        look: impl FnOnce() -> Option<Metadata>,
+        change: impl FnOnce() -> Result<T, Errno>,
+        is_gone: impl FnOnce(&Metadata) -> bool,
+    ) -> Result<T, Errno> {
         let mut used = self.lock();
-        used.files = used.files.saturating_sub(1);
-        if was.attributes.nlink == 1 && !used.open.contains_key(&key(was)) {
-            used.bytes = used.bytes.saturating_sub(size(was));
+        let was = look();
+        let changed = change()?;
+        if let Some(was) = was.filter(is_gone) {
+            used.files = used.files.saturating_sub(1);
+            if was.attributes.nlink == 1 && !used.open.contains_key(&key(&was)) {
+                used.bytes = used.bytes.saturating_sub(size(&was));
+            }
         }
+        Ok(changed)
     }
 
     /// Changes the content of `file`, which may make it as long as `end` at most; `EDQUOT` when that is too
@@ -81,12 +92,28 @@ impl Quota {
         result
     }
 
-    /// A file is opened. `before` is what it was if opening it has emptied it.
-    pub fn opened(self: &Arc<Self>, now: &Metadata, before: Option<&Metadata>) -> Opened {
+    /// Opens a file; `look` says what it was before, if that empties it.
+    pub fn open(
+        self: &Arc<Self>,
+        look: impl FnOnce() -> Result<Option<Metadata>, Errno>,
+        open: impl FnOnce() -> Result<(OwnedFd, Metadata), Errno>,
+    ) -> Result<(OwnedFd, Metadata, Opened), Errno> {
         let mut used = self.lock();
+        let before = look()?;
+        let (file, now) = open()?;
         if let Some(before) = before {
-            used.bytes = used.bytes.saturating_sub(size(before).saturating_sub(size(now)));
+            used.bytes = used.bytes.saturating_sub(size(&before).saturating_sub(size(&now)));
         }
+        let opened = self.count_open(&mut used, &now);
+        Ok((file, now, opened))
+    }
+
+    /// A file has been opened.
+    pub fn opened(self: &Arc<Self>, now: &Metadata) -> Opened {
+        self.count_open(&mut self.lock(), now)
+    }
+
+    fn count_open(self: &Arc<Self>, used: &mut Used, now: &Metadata) -> Opened {
         *used.open.entry(key(now)).or_default() += 1;
         Opened { quota: Arc::clone(self), file: key(now) }
     }

@@ -19,6 +19,7 @@ use crate::export::{Backing, Export};
 use crate::fid::{FidState, FidTable, Handle, Open, OpenFile};
 use crate::host::{self, Metadata, change as host_change};
 use crate::locks::Locks;
+use crate::quota::Opened;
 use crate::reply::{Data, Reply};
 use crate::tree::{Node, Tree};
 use crate::wire::{
@@ -234,7 +235,10 @@ impl Server {
             Request::WalkOpen { fid, new_fid, flags } => {
                 self.walk_open(fid, new_fid, flags).map(Response::WalkOpen)
             }
-            Request::Lopen { fid, flags } => self.open(fid, flags).map(Response::Lopen),
+            Request::Lopen { fid, flags } => {
+                let state = self.fids.get(fid)?;
+                self.open(&state, flags).map(Response::Lopen)
+            }
             Request::Read { fid, offset, count } => self.read(fid, offset, count, room, reply),
             Request::Readdir { fid, offset, count } => self.readdir(fid, offset, count, room, reply),
             Request::Getattr { fid, .. } => self.attributes(fid).map(Response::Getattr),
@@ -283,7 +287,9 @@ impl Server {
             Request::Unlinkat { directory, name, flags } => self.unlink(directory, name, flags),
             // Tremove clunks the fid even when it fails.
             Request::Remove { fid } => {
-                self.tree.remove_node(&self.fids.remove(fid)?.node)?;
+                let state = self.fids.remove(fid)?;
+                self.unlock(&state);
+                self.tree.remove_node(&state.node)?;
                 Ok(Response::Empty { request: kind::TREMOVE })
             }
         }
@@ -317,9 +323,9 @@ impl Server {
         Ok(Response::Attach(qid))
     }
 
-    fn open(&self, fid: Fid, flags: u32) -> Result<Qid, Errno> {
+    /// Opens what a fid stands for.
+    fn open(&self, state: &FidState, flags: u32) -> Result<Qid, Errno> {
         use open_flags::{ACCESS_MODE, APPEND, CREATE, DIRECTORY, TRUNCATE};
-        let state = self.fids.get(fid)?;
         if state.handle().is_some() {
             return Err(Errno::BADF);
         }
@@ -355,28 +361,20 @@ impl Server {
             return Ok((Handle::Directory(Directory::host(file)), qid));
         }
         let how = host_flags(flags)?;
-        let before = match self.tree.quota(node) {
-            Some(_) if how.contains(OFlags::TRUNC) => Some(self.tree.metadata(node)?),
-            _ => None,
+        let open = || self.tree.open_host(node, how);
+        let (file, metadata, counted) = match self.tree.quota(node) {
+            Some(quota) => {
+                let look = || how.contains(OFlags::TRUNC).then(|| self.tree.metadata(node)).transpose();
+                let (file, metadata, counted) = quota.open(look, open)?;
+                (file, metadata, Some(counted))
+            }
+            None => {
+                let (file, metadata) = open()?;
+                (file, metadata, None)
+            }
         };
-        let (file, metadata) = self.tree.open_host(node, how)?;
         let qid = self.tree.host_attributes(node, &metadata).qid;
-        Ok((Handle::File(self.opened(node, file, how, &metadata, before.as_ref())), qid))
-    }
-
-    /// A file just opened. `before` is what it was if opening it has emptied it.
-    fn opened(
-        &self,
-        node: &Node,
-        file: OwnedFd,
-        how: OFlags,
-        metadata: &Metadata,
-        before: Option<&Metadata>,
-    ) -> OpenFile {
-        let writable = how.intersects(OFlags::WRONLY | OFlags::RDWR);
-        let set_id = AtomicBool::new(writable && host_change::has_set_id(metadata.attributes.mode));
-        let counted = self.tree.quota(node).map(|quota| quota.opened(metadata, before));
-        OpenFile { file, writable, set_id, counted }
+        Ok((Handle::File(opened(file, how, &metadata, counted)), qid))
     }
 
     /// Tread: from the file into the reply, without a copy or an allocation of ours.
@@ -441,6 +439,13 @@ impl Server {
     fn node<T>(&self, fid: Fid, ask: impl FnOnce(&Tree, &Arc<Node>) -> Result<T, Errno>) -> Result<T, Errno> {
         ask(&self.tree, &self.fids.get(fid)?.node)
     }
+}
+
+/// A file just opened.
+fn opened(file: OwnedFd, how: OFlags, metadata: &Metadata, counted: Option<Opened>) -> OpenFile {
+    let writable = how.intersects(OFlags::WRONLY | OFlags::RDWR);
+    let set_id = AtomicBool::new(writable && host_change::has_set_id(metadata.attributes.mode));
+    OpenFile { file, writable, set_id, counted }
 }
 
 /// What of a client's open flags the host is told.

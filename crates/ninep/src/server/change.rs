@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
-use super::{Server, host_flags};
+use super::{Server, host_flags, opened};
 use crate::fid::{FidState, Handle, Open};
 use crate::host::change;
 use crate::reply::Data;
@@ -35,7 +35,8 @@ impl Server {
         let exclusive = flags & open_flags::EXCLUSIVE != 0;
         let (node, file, metadata) = self.tree.create(&state.node, name, how, exclusive, (mode, gid))?;
         let attributes = self.tree.host_attributes(&node, &metadata);
-        let handle = Handle::File(self.opened(&node, file, how, &metadata, None));
+        let counted = self.tree.quota(&node).map(|quota| quota.opened(&metadata));
+        let handle = Handle::File(opened(file, how, &metadata, counted));
         let created = FidState::opened(node, Open { handle, _permit: permit });
         self.fids.replace(fid, &state, created)?;
         Ok(Response::Lcreate(attributes.qid))

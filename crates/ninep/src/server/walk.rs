@@ -50,11 +50,13 @@ impl Server {
 
     /// A walk of no name, and an open of the new fid, which is not made if that fails.
     pub(super) fn walk_open(&self, fid: Fid, new_fid: Fid, flags: u32) -> Result<Qid, Errno> {
-        if fid == new_fid {
-            return Err(Errno::INVAL);
-        }
-        self.walk(fid, new_fid, &Walk::EMPTY)?;
-        // The client may have forgotten it meanwhile.
-        self.open(new_fid, flags).inspect_err(|_| drop(self.fids.remove(new_fid)))
+        let node = Arc::clone(&self.fids.get(fid)?.node);
+        // Before it is opened, which may empty it: a number that is in use is refused.
+        let state = self.fids.insert(new_fid, FidState::new(node))?;
+        self.open(&state, flags).inspect_err(|_| {
+            self.fids.forget(new_fid, &state);
+            // Another request may have opened and locked it meanwhile.
+            self.unlock(&state);
+        })
     }
 }

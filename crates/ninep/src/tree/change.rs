@@ -8,7 +8,6 @@ use rustix::io::Errno;
 
 use super::{Node, Tree};
 use crate::host::{self, Metadata, change};
-use crate::quota::Quota;
 use crate::wire::{Name, OwnedName, Qid, SetAttributes, set_attributes as set};
 
 /// A new entry, whose permissions and group are to become what the client asked for.
@@ -139,19 +138,13 @@ impl Tree {
         // What loses its name must be at hand before it does.
         let replaced = self.at_hand(new, new_name);
         let _one = self.renames.lock().unwrap_or_else(PoisonError::into_inner);
-        let counted = self.counted(new, &to, new_name);
-        change::rename(&from, old_name, &to, new_name)?;
+        self.remove_name(new, &to, new_name, || change::rename(&from, old_name, &to, new_name))?;
         let moved = old.child(old_name.as_bytes());
         if let (Some(moved), Some((replaced, _))) = (&moved, &replaced)
             && (Arc::ptr_eq(moved, replaced) || moved.identity() == replaced.identity())
         {
             // Two names of one file: rename(2) leaves both.
             return Ok(());
-        }
-        if let Some((quota, was)) = counted
-            && !super::is_at(&to, new_name, &was)
-        {
-            quota.removed(&was);
         }
         if let Some((replaced, descriptor)) = replaced {
             self.lose_name(&replaced, descriptor);
@@ -173,11 +166,7 @@ impl Tree {
     pub fn remove(&self, directory: &Arc<Node>, name: Name<'_>, is_directory: bool) -> Result<(), Errno> {
         let at = self.changeable(directory, name, Errno::BUSY)?;
         let known = self.at_hand(directory, name);
-        let counted = self.counted(directory, &at, name);
-        change::remove(&at, name, is_directory)?;
-        if let Some((quota, was)) = counted {
-            quota.removed(&was);
-        }
+        self.remove_name(directory, &at, name, || change::remove(&at, name, is_directory))?;
         if let Some((node, descriptor)) = known {
             self.lose_name(&node, descriptor);
         }
@@ -248,11 +237,19 @@ impl Tree {
         }
     }
 
-    /// Where names are counted: the account, and what has this name now.
-    fn counted(&self, directory: &Node, at: &OwnedFd, name: Name<'_>) -> Option<(&Arc<Quota>, Metadata)> {
-        let quota = self.quota(directory)?;
-        let metadata = host::open_child(at, name).and_then(host::metadata).ok()?;
-        Some((quota, metadata))
+    /// Makes a change by which what has this name may lose it.
+    fn remove_name(
+        &self,
+        directory: &Node,
+        at: &OwnedFd,
+        name: Name<'_>,
+        change: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let look = || host::open_child(at, name).and_then(host::metadata).ok();
+        match self.quota(directory) {
+            Some(quota) => quota.remove_name(look, change, |was| !super::is_at(at, name, was)),
+            None => change(),
+        }
     }
 
     /// The qid of an entry just made.

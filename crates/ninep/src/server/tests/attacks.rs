@@ -271,6 +271,8 @@ fn all_requests(fid: u32) -> Vec<Request<'static>> {
     names.push(Step::Parent).unwrap();
     vec![
         Request::Walk { fid, new_fid: Fid(78), names },
+        Request::WalkAttributes { fid, new_fid: Fid(78), names },
+        Request::WalkOpen { fid, new_fid: Fid(78), flags: 0 },
         Request::Lopen { fid, flags: 0 },
         Request::Lcreate { fid, name, flags: 0, mode: 0o644, gid: 0 },
         Request::Read { fid, offset: 0, count: 10 },

@@ -4,6 +4,7 @@ use rustix::io::Errno;
 
 use super::*;
 use crate::client::encode;
+use crate::wire::open_flags::{READ_WRITE, TRUNCATE};
 
 #[test]
 fn msize_is_the_smaller_of_both_sides() {
@@ -162,10 +163,28 @@ fn files_opened_beyond_the_limit_are_refused_until_one_is_closed() {
     }
     assert_eq!(client.open(5, 0), Err(Errno::NFILE));
     assert!(client.getattr(5).is_ok());
+    assert_eq!(client.walk_open(5, 6, 0), Err(Errno::NFILE));
+    assert_eq!(client.getattr(6), Err(Errno::BADF));
     client.clunk(3).unwrap();
+    client.walk_open(5, 6, 0).unwrap();
+    client.clunk(6).unwrap();
     client.open(5, 0).unwrap();
     server.reset();
     session(&server).open(SHARE, 0).unwrap();
+}
+
+#[test]
+fn a_file_is_not_emptied_for_a_fid_that_there_is_no_room_for() {
+    let host = Host::new();
+    let export = ExportBuilder::new().directory_with("/mnt/share", host.path("share"), Access::READ_WRITE);
+    let server = Server::new(export.unwrap().open().unwrap(), Limits { fids: 3, ..Limits::default() });
+    let mut client = session(&server);
+    client.walk(SHARE, 2, "note").unwrap();
+    let emptying = READ_WRITE | TRUNCATE;
+    for (new, errno) in [(3, Errno::NFILE), (2, Errno::INVAL), (Fid::NONE.0, Errno::INVAL)] {
+        assert_eq!(client.walk_open(2, new, emptying), Err(errno), "{new}");
+    }
+    assert_eq!(client.getattr(2).unwrap().size, 5);
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! Caps on what a client adds to a grant.
 
+use std::sync::Barrier;
+use std::thread;
+
 use rustix::io::Errno;
 
 use super::*;
 use crate::Caps;
-use crate::wire::{SetAttributes, open_flags::*, set_attributes as set};
+use crate::wire::{Name, SetAttributes, open_flags::*, set_attributes as set};
 
 fn capped(host: &Host, bytes: Option<u64>, files: Option<u64>) -> Server {
     let access = Access { caps: Caps { bytes, files }, ..Access::READ_WRITE };
@@ -101,4 +104,59 @@ fn a_file_without_a_name_counts_until_it_is_closed() {
     client.walk(SHARE, 5, "").unwrap();
     client.create(5, "again", READ_WRITE | CREATE).unwrap();
     client.write(5, 0, &[1; 1000]).unwrap();
+}
+
+#[test]
+fn bytes_are_given_back_once_by_requests_that_are_under_way_together() {
+    let host = Host::new();
+    let server = capped(&host, Some(1000), None);
+    let mut client = session(&server);
+    client.walk(SHARE, 2, "").unwrap();
+    client.create(2, "stays", READ_WRITE | CREATE).unwrap();
+    client.write(2, 0, &[1; 500]).unwrap();
+    let together = |one: Request<'static>, other: Request<'static>| {
+        let start = Barrier::new(2);
+        thread::scope(|scope| {
+            for request in [one, other] {
+                let (server, start) = (&server, &start);
+                scope.spawn(move || {
+                    let mut client = connect(server, 100);
+                    start.wait();
+                    client.call(&request).unwrap();
+                });
+            }
+        });
+    };
+    let names = ["one", "two"].map(|name| Name::new(name.as_bytes()).unwrap());
+    let directory = Fid(SHARE);
+    for _ in 0..300 {
+        client.walk(SHARE, 3, "").unwrap();
+        client.create(3, "one", READ_WRITE | CREATE).unwrap();
+        client.write(3, 0, &[1; 400]).unwrap();
+        together(Request::Clunk { fid: Fid(3) }, Request::Unlinkat { directory, name: names[0], flags: 0 });
+        // Both of its names.
+        client.walk(SHARE, 3, "").unwrap();
+        client.create(3, "one", READ_WRITE | CREATE).unwrap();
+        client.write(3, 0, &[1; 400]).unwrap();
+        client.link(3, SHARE, "two").unwrap();
+        client.clunk(3).unwrap();
+        let [one, two] = names.map(|name| Request::Unlinkat { directory, name, flags: 0 });
+        together(one, two);
+        // Emptied by two who open it.
+        client.walk(SHARE, 3, "").unwrap();
+        client.create(3, "one", READ_WRITE | CREATE).unwrap();
+        client.write(3, 0, &[1; 400]).unwrap();
+        let [one, two] = [4, 5].map(|new| Request::WalkOpen {
+            fid: Fid(3),
+            new_fid: Fid(new),
+            flags: WRITE_ONLY | TRUNCATE,
+        });
+        together(one, two);
+        for fid in 3..6 {
+            client.clunk(fid).unwrap();
+        }
+        client.unlink(SHARE, "one", false).unwrap();
+    }
+    client.write(2, 500, &[1; 500]).unwrap();
+    assert_eq!(client.write(2, 1000, b"x"), Err(Errno::DQUOT));
 }
