@@ -115,6 +115,8 @@ void links(struct device *device)
 			long error = ask(device, TLOPEN, 1, "dd", 20, flags == 3 ? 01001 : flags);
 
 			want(-ELOOP, error);
+			want(-ELOOP, ask(device, TWALKOPEN, 1, "ddd", 20, 23, flags));
+			want(-EBADF, clunk(device, 23));
 		}
 		want(-EBADF, ask(device, TREAD, 1, "dqd", 20, (u64)0, 100));
 		want(-EBADF, ask(device, TWRITE, 1, "dqdr", 20, (u64)0, 1, BYTES("x")));
@@ -238,6 +240,8 @@ void fids(struct device *device)
 	want(-EBADF, clunk(device, 20));
 	want(-EBADF, walk(device, 77, 78, ".."));
 	want(-EBADF, ask(device, TLOPEN, 1, "dd", 77, 0));
+	want(-EBADF, ask(device, TWALKOPEN, 1, "ddd", 77, 78, 0));
+	want(-EINVAL, ask(device, TWALKOPEN, 1, "ddd", SHARE, SHARE, 0));
 	want(-EBADF, ask(device, TGETATTR, 1, "dq", 77, ~(u64)0));
 	want(-EBADF, ask(device, TREADDIR, 1, "dqd", 77, (u64)0, 100));
 	want(-EBADF, ask(device, TRENAME, 1, "dds", 77, SHARE, "x"));

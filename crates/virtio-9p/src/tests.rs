@@ -370,6 +370,26 @@ fn a_server_that_ends_or_speaks_unasked_while_nothing_is_under_way_is_noticed() 
 }
 
 #[test]
+fn a_server_that_ends_with_its_last_answer_is_noticed_after_that() {
+    for says_more in [false, true] {
+        let (lost, told) = std::sync::mpsc::channel();
+        let (device, servant) = NineP::apart("t", Limits::default(), move || lost.send(()).unwrap()).unwrap();
+        let mut driver = Driver::start(device);
+        driver.add(0, &[Buffer::Readable(&[0; 30]), Buffer::Writable(100)]);
+        let mut request = [0; 16];
+        assert_eq!(rustix::io::read(servant.socket(), &mut request), Ok(16));
+        let answer: Vec<u8> = [0_u32, 7, 0, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        rustix::io::write(servant.socket(), &answer).unwrap();
+        if says_more {
+            rustix::io::write(servant.socket(), &answer).unwrap();
+        }
+        drop(servant);
+        told.recv().unwrap();
+        driver.wait_needs_reset();
+    }
+}
+
+#[test]
 fn nothing_is_served_unless_every_thread_is_confined() {
     for refuses in 0..=THREADS {
         let (device, servant) = NineP::apart("t", Limits::default(), || ()).unwrap();

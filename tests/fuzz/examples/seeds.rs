@@ -95,10 +95,14 @@ fn sessions(mut recording: &[u8]) -> Result<Vec<Vec<Vec<u8>>>, Box<dyn Error>> {
     Ok(sessions)
 }
 
-/// A message with other names in its Twalk.
+/// A message with other names in its Twalk or Twalkattr.
 fn with_names(message: &[u8], names: [(&[u8], &[u8]); 2]) -> Vec<u8> {
     let decoded = Request::decode(message);
-    let Ok(Request::Walk { fid, new_fid, names: walked }) = decoded.request else { return message.to_vec() };
+    let (fid, new_fid, walked, attributes) = match decoded.request {
+        Ok(Request::Walk { fid, new_fid, names }) => (fid, new_fid, names, false),
+        Ok(Request::WalkAttributes { fid, new_fid, names }) => (fid, new_fid, names, true),
+        _ => return message.to_vec(),
+    };
     let mut renamed = Walk::EMPTY;
     for step in walked.steps() {
         let other = names.iter().find(|(from, _)| *from == step.as_bytes());
@@ -106,7 +110,11 @@ fn with_names(message: &[u8], names: [(&[u8], &[u8]); 2]) -> Vec<u8> {
         // As many as there were.
         let _ = renamed.push(step);
     }
-    encode(decoded.tag, &Request::Walk { fid, new_fid, names: renamed })
+    let request = match attributes {
+        true => Request::WalkAttributes { fid, new_fid, names: renamed },
+        false => Request::Walk { fid, new_fid, names: renamed },
+    };
+    encode(decoded.tag, &request)
 }
 
 // The other way round than `arbitrary` reads: a list is a one before each of its elements and a zero after them,

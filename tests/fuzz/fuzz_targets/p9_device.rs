@@ -59,6 +59,11 @@ enum Message {
         fid: u8,
         flags: u8,
     },
+    WalkOpen {
+        fid: u8,
+        new_fid: u8,
+        flags: u8,
+    },
     Create {
         fid: u8,
         name: u8,
@@ -143,6 +148,9 @@ impl Message {
             }
             Self::Open { fid: file, flags } => {
                 Request::Lopen { fid: fid(file), flags: u32::from(*flags % 4) }
+            }
+            Self::WalkOpen { fid: from, new_fid, flags } => {
+                Request::WalkOpen { fid: fid(from), new_fid: fid(new_fid), flags: u32::from(*flags % 4) }
             }
             Self::Create { fid: file, name: index } => {
                 Request::Lcreate { fid: fid(file), name: name(index), flags: 0o102, mode: 0o644, gid: 0 }
