@@ -90,7 +90,11 @@ impl<'a> Trial<'a> {
         loop {
             match lines.recv_timeout(PATIENCE) {
                 Ok(line) if line == "ready" => break,
-                Ok(line) => found.push(line),
+                Ok(line) if line.starts_with("record ") || line.starts_with("state ") => found.push(line),
+                Ok(line) => {
+                    child.kill().unwrap();
+                    panic!("kill {round}: after {found:?} the guest finds {line:?}");
+                }
                 Err(_) => {
                     child.kill().unwrap();
                     panic!("kill {round}: no VM: {:?}", child.wait_with_output());

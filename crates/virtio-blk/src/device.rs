@@ -75,6 +75,9 @@ pub struct Blk {
     durable_writes: bool,
     /// Until when writes go to the engine.
     slow_until: Option<Instant>,
+    /// Whether the host has refused a change since the last reset. Then nothing is discarded any more: ext4 discards what
+    /// a transaction has freed although its commit failed, so that what is on the disk still names it.
+    keeps: bool,
     failures: u32,
 }
 
@@ -119,6 +122,7 @@ impl Blk {
             held_up: false,
             durable_writes: false,
             slow_until: None,
+            keeps: false,
             failures: 0,
         })
     }
@@ -171,6 +175,8 @@ impl Blk {
                 Task::write(queue, chain, position, length, self.durable_writes)
             }
             Ok(Request::Flush) => Task::sync(queue, chain),
+            // No driver counts on what is read there afterwards.
+            Ok(Request::Discard(_)) if self.keeps => return self.answer(queue, chain, Status::Ok, 0),
             Ok(Request::Discard(ranges)) => Task::discard(queue, chain, ranges),
             Ok(Request::WriteZeroes(ranges)) => Task::write_zeroes(queue, chain, ranges),
         };
@@ -230,6 +236,7 @@ impl Blk {
             Progress::Done(status) => status,
             Progress::More => Status::IoError,
             Progress::Failed(e) => {
+                self.keeps |= !task.is_read();
                 self.complain(&e);
                 Status::IoError
             }
@@ -352,6 +359,7 @@ impl Device for Blk {
         self.engine.drain();
         self.in_flight = 0;
         self.held_up = false;
+        self.keeps = false;
         // Fails when it was never activated.
         let _ = events.remove(Events::empty(&self.engine));
         self.queues.clear();

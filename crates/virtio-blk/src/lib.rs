@@ -4,7 +4,8 @@
 //! is answered by the device's own thread; what may wait for the host's disk goes to io_uring, or to a few
 //! threads where the host has no io_uring, so that one slow request does not hold up the others. A flush is
 //! `fdatasync(2)`; a discard gives the space back to the host. An error of the host is an I/O error of the
-//! guest.
+//! guest; from the first one of a write on, nothing is discarded until a reset, since a file system may discard what
+//! it could not record as free.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -328,6 +328,32 @@ fn an_image_that_became_shorter_is_an_error_to_the_guest() {
 }
 
 #[test]
+fn nothing_is_discarded_after_a_write_that_failed_until_a_reset() {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    // A file that can't grow any more.
+    let file: File = memfd_create("image", MemfdFlags::ALLOW_SEALING).unwrap().into();
+    file.write_all_at(content(), 0).unwrap();
+    let mut driver = Driver::start(blk(Way::Memory, &file, false));
+    file.set_len(SIZE / 2).unwrap();
+    fcntl_add_seals(&file, SealFlags::GROW).unwrap();
+    let sector = |driver: &mut Driver, sector: usize| read(driver, sector as u64, 512).1;
+    // A read that fails changes nothing of that.
+    assert_eq!(read(&mut driver, SIZE / 512 - 1, 512).0, IOERR);
+    assert_eq!(ask(&mut driver, DISCARD_REQUEST, &range(0, 8, 0)), OK);
+    assert_eq!(sector(&mut driver, 7), [0; 512]);
+    assert_eq!(write(&mut driver, SIZE / 512 - 1, &[1; 512]), IOERR);
+    assert_eq!(ask(&mut driver, DISCARD_REQUEST, &range(8, 8, 0)), OK);
+    assert_eq!(sector(&mut driver, 8), content()[8 * 512..9 * 512]);
+    // Zeroes are asked for to be read.
+    assert_eq!(ask(&mut driver, WRITE_ZEROES_REQUEST, &range(16, 8, 1)), OK);
+    assert_eq!(sector(&mut driver, 16), [0; 512]);
+    assert_eq!(write(&mut driver, 24, &[1; 512]), OK);
+    driver.initialise(&[QUEUE_SIZE; 2]);
+    assert_eq!(ask(&mut driver, DISCARD_REQUEST, &range(8, 8, 0)), OK);
+    assert_eq!(sector(&mut driver, 8), [0; 512]);
+}
+
+#[test]
 fn the_configuration_space_says_what_the_disk_is() {
     let file = image(Way::Ring);
     let mut driver = Driver::start(blk(Way::Ring, &file, false));
