@@ -80,15 +80,18 @@ impl Quota {
         change: impl FnOnce() -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         let mut used = self.lock();
-        let before = host::metadata(file)?.attributes.size;
+        let was = host::metadata(file)?;
+        let before = was.attributes.size;
         let grown = end(before).saturating_sub(before);
         if grown > 0 && self.caps.bytes.is_some_and(|most| used.bytes.saturating_add(grown) > most) {
             return Err(Errno::DQUOT);
         }
         let result = change();
         let after = host::metadata(file)?.attributes.size;
-        used.bytes = used.bytes.saturating_add(after.saturating_sub(before));
-        used.bytes = used.bytes.saturating_sub(before.saturating_sub(after));
+        if !used.is_given_back(&was) {
+            used.bytes = used.bytes.saturating_add(after.saturating_sub(before));
+            used.bytes = used.bytes.saturating_sub(before.saturating_sub(after));
+        }
         result
     }
 
@@ -101,25 +104,36 @@ impl Quota {
         let mut used = self.lock();
         let before = look()?;
         let (file, now) = open()?;
-        if let Some(before) = before {
-            used.bytes = used.bytes.saturating_sub(size(&before).saturating_sub(size(&now)));
-        }
-        let opened = self.count_open(&mut used, &now);
+        let opened = self.count_open(&mut used, before.as_ref().unwrap_or(&now), &now);
         Ok((file, now, opened))
     }
 
-    /// A file has been opened.
-    pub fn opened(self: &Arc<Self>, now: &Metadata) -> Opened {
-        self.count_open(&mut self.lock(), now)
+    /// A file has been opened, and may have lost its name since.
+    pub fn opened(self: &Arc<Self>, file: &OwnedFd) -> Result<Opened, Errno> {
+        let mut used = self.lock();
+        let now = host::metadata(file)?;
+        Ok(self.count_open(&mut used, &now, &now))
     }
 
-    fn count_open(self: &Arc<Self>, used: &mut Used, now: &Metadata) -> Opened {
+    fn count_open(self: &Arc<Self>, used: &mut Used, was: &Metadata, now: &Metadata) -> Opened {
+        if used.is_given_back(was) {
+            // They count again, until it is closed.
+            used.bytes = used.bytes.saturating_add(size(was));
+        }
+        used.bytes = used.bytes.saturating_sub(size(was).saturating_sub(size(now)));
         *used.open.entry(key(now)).or_default() += 1;
         Opened { quota: Arc::clone(self), file: key(now) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Used> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Used {
+    /// Whether a file's bytes went with its last name.
+    fn is_given_back(&self, file: &Metadata) -> bool {
+        file.attributes.nlink == 0 && !self.open.contains_key(&key(file))
     }
 }
 

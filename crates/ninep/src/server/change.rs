@@ -35,7 +35,7 @@ impl Server {
         let exclusive = flags & open_flags::EXCLUSIVE != 0;
         let (node, file, metadata) = self.tree.create(&state.node, name, how, exclusive, (mode, gid))?;
         let attributes = self.tree.host_attributes(&node, &metadata);
-        let counted = self.tree.quota(&node).map(|quota| quota.opened(&metadata));
+        let counted = self.tree.quota(&node).map(|quota| quota.opened(&file)).transpose()?;
         let handle = Handle::File(opened(file, how, &metadata, counted));
         let created = FidState::opened(node, Open { handle, _permit: permit });
         self.fids.replace(fid, &state, created)?;

@@ -107,6 +107,37 @@ fn a_file_without_a_name_counts_until_it_is_closed() {
 }
 
 #[test]
+fn a_file_that_lost_its_name_before_it_was_opened_is_given_back_once() {
+    let host = Host::new();
+    let server = capped(&host, Some(1000), None);
+    let mut client = session(&server);
+    client.walk(SHARE, 2, "").unwrap();
+    client.create(2, "stays", READ_WRITE | CREATE).unwrap();
+    client.write(2, 0, &[1; 500]).unwrap();
+    let uses: [fn(&mut Client<_>); 4] = [
+        |client| _ = client.open(3, 0).unwrap(),
+        |client| _ = client.open(3, READ_WRITE | TRUNCATE).unwrap(),
+        |client| client.set(3, size(0)).unwrap(),
+        |client| {
+            client.set(3, size(450)).unwrap();
+            client.open(3, READ_WRITE).unwrap();
+            client.write(3, 450, &[1; 50]).unwrap();
+        },
+    ];
+    for used in uses {
+        client.walk(SHARE, 4, "").unwrap();
+        client.create(4, "one", READ_WRITE | CREATE).unwrap();
+        client.write(4, 0, &[1; 400]).unwrap();
+        client.clunk(4).unwrap();
+        client.walk(SHARE, 3, "one").unwrap();
+        client.unlink(SHARE, "one", false).unwrap();
+        used(&mut client);
+        client.clunk(3).unwrap();
+        assert_eq!(client.write(2, 500, &[1; 501]), Err(Errno::DQUOT));
+    }
+}
+
+#[test]
 fn bytes_are_given_back_once_by_requests_that_are_under_way_together() {
     let host = Host::new();
     let server = capped(&host, Some(1000), None);
